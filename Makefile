@@ -1,0 +1,75 @@
+# Everything starts from an empty clone: each target sets up what it needs first.
+# pip uses your own configuration (index, proxy, certificates).
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--fork-strategy fewest --no-header
+
+.PHONY: help venv demo test lint format lock bench kafka-up kafka-down clean
+
+help: ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo '  Arguments go in ARGS: make demo ARGS="--seconds 30", make test ARGS="-k broker"'
+
+$(BIN)/python:
+	@for python in python3.13 python3.12 python3.11 python3; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "creating $(VENV) with $$("$$python" --version) ($$python)"; \
+			exec "$$python" -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "dafu needs Python 3.11 or later: none of python3.13, python3.12, python3.11 and" >&2; \
+	echo "python3 is one. Install it (with its venv module) and run make again." >&2; \
+	exit 1
+
+$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+$(DEV): requirements-dev.lock $(RUNTIME)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
+	@touch $@
+
+venv: $(DEV) ## create .venv with everything for development
+
+demo: $(RUNTIME) ## broker, worker and generated traffic on this machine
+	$(BIN)/dafu demo $(ARGS)
+
+test: $(DEV) ## the tests, on the embedded broker (DAFU_TEST_BROKER=kafka: on Apache Kafka)
+	$(BIN)/pytest $(ARGS)
+
+lint: $(DEV) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV) ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(DEV) ## pin the newest versions that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet uv
+	$(UV_COMPILE) --upgrade pyproject.toml -o requirements.lock
+	$(UV_COMPILE) --upgrade --all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+bench: $(DEV) ## measure throughput and latency
+	$(BIN)/python -m bench $(ARGS)
+
+kafka-up: ## start a real Apache Kafka on 127.0.0.1:9092 (needs Java 17 and Maven)
+	scripts/kafka start $(ARGS)
+
+kafka-down: ## stop it
+	scripts/kafka stop $(ARGS)
+
+clean: ## stop Kafka and remove .venv, caches and what runs left behind
+	scripts/kafka clean
+	rm -rf $(VENV) .kafka .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

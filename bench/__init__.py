@@ -1,0 +1,1 @@
+"""Benchmarks: what was measured, and the programs that measure it."""

@@ -1,0 +1,1 @@
+"""Thin shells around the stages: take a batch, run the stage, send, log, acknowledge."""

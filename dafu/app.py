@@ -1,0 +1,145 @@
+"""The composition root: the Faust app, its topics, tables and agents, and nothing else.
+
+    faust -A dafu.app worker -l info
+
+One transaction's path: `UsersAgent.process` calls `UserStage.run`, which forwards it to
+`MerchantsAgent.process` and `MerchantStage.run`, which decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faust
+import faust.auth
+from faust.types.auth import CredentialsT
+
+from dafu.agents.merchants import MerchantsAgent
+from dafu.agents.users import UsersAgent
+from dafu.loading import load_stages
+from dafu.logs import logging_config
+from dafu.settings import Settings, load_settings
+from dafu.streaming.sender import BatchSender
+from dafu.tables.table import PackedTable
+from dafu.warmup import warm_up
+from dafu.web.views import register_views
+
+
+class App(faust.App):  # type: ignore[misc]
+    """A Faust app with the settings of dafu."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.fetch_max_wait_ms = settings.fetch_max_wait_ms
+        web, topics = settings.web, settings.topics
+        super().__init__(
+            settings.app_id,
+            broker=[f"dafu://{server}" for server in settings.bootstrap_servers],
+            broker_credentials=_credentials(settings),
+            broker_commit_interval=settings.commit_interval_s,
+            broker_max_poll_records=settings.batch_records,
+            broker_request_timeout=40.0,
+            broker_session_timeout=10.0,
+            broker_heartbeat_interval=3.0,
+            broker_rebalance_timeout=10.0,
+            consumer_auto_offset_reset="earliest",
+            processing_guarantee="at_least_once",
+            producer_acks=-1,
+            producer_linger=0.0,
+            producer_max_batch_size=900_000,
+            producer_request_timeout=30.0,
+            store="dafu-memory://",
+            Table=PackedTable,
+            table_standby_replicas=0,
+            agent_supervisor="mode:CrashingSupervisor",
+            stream_buffer_maxsize=4096,  # the transport bounds what is in flight
+            stream_wait_empty=True,
+            stream_recovery_delay=0.0,
+            topic_disable_leader=True,
+            topic_partitions=topics.partitions,
+            topic_replication_factor=topics.replication_factor,
+            datadir=str(settings.data_dir),
+            logging_config=logging_config(settings.log),
+            web_bind=web.host,
+            web_host=web.host,
+            web_port=web.port,
+            web_tables_enabled=False,
+            web_router_enabled=False,
+            web_stats_enabled=False,
+            web_graph_enabled=False,
+        )
+
+    def batch_sender(self) -> BatchSender:
+        """The worker's sender; the producer must have started."""
+        sender: BatchSender = self.producer.batches
+        return sender
+
+    def bytes_topic(self, name: str) -> Any:
+        """A topic of raw records that this app creates if it is missing."""
+        topics = self.settings.topics
+        return self.topic(
+            name,
+            key_serializer="raw",
+            value_serializer="raw",
+            partitions=topics.partitions,
+            replicas=topics.replication_factor,
+            internal=True,
+        )
+
+    def packed_table(self, name: str) -> PackedTable:
+        """A changelogged table of packed records in the configured store."""
+        table: PackedTable = self.Table(
+            name,
+            key_type=bytes,
+            value_type=bytes,
+            partitions=self.settings.topics.partitions,
+            store=f"dafu-{self.settings.store}://",
+        )
+        return table
+
+
+def _credentials(settings: Settings) -> CredentialsT | None:
+    options = settings.security.client_options()
+    context = options.get("ssl_context")
+    if settings.security.uses_sasl:
+        return faust.auth.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            mechanism=options["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.auth.SSLCredentials(context) if context is not None else None
+
+
+settings = load_settings()
+app = App(settings)
+
+transactions = app.bytes_topic(settings.topics.transactions)
+transactions_by_merchant = app.bytes_topic(settings.topics.transactions_by_merchant)
+decisions = app.bytes_topic(settings.topics.decisions)
+dead_letters = app.bytes_topic(settings.topics.dead_letters)
+
+user_stage, merchant_stage = load_stages(settings)
+users = UsersAgent(
+    user_stage,
+    app.packed_table("users"),
+    app.batch_sender,
+    forward_topic=transactions_by_merchant,
+    dead_letter_topic=dead_letters,
+)
+merchants = MerchantsAgent(
+    merchant_stage,
+    app.packed_table("merchants"),
+    app.batch_sender,
+    decision_topic=decisions,
+    dead_letter_topic=dead_letters,
+)
+
+app.agent(transactions, name="users")(users.run)
+app.agent(transactions_by_merchant, name="merchants")(merchants.run)
+register_views(app, users=users, merchants=merchants)
+
+
+@app.on_before_configured.connect  # type: ignore[untyped-decorator]
+def _prepare(_app: Any, **_: Any) -> None:
+    warm_up(merchant_stage.model)

@@ -1,0 +1,161 @@
+"""Kafka for commands: clients that say within seconds that nobody answers, topics, whole reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from dafu.errors import DafuError
+from dafu.settings import Settings
+from dafu.streaming.offsets import end_offsets
+
+__all__ = ["BrokerUnreachableError", "TopicError", "ensure_topic", "opened_producer", "read_topic"]
+
+_CONNECT_SECONDS: Final = 5.0
+_MAX_BATCH_BYTES: Final = 900_000
+
+
+class BrokerUnreachableError(DafuError):
+    """No broker answers at the configured address."""
+
+
+class TopicError(DafuError):
+    """A topic that does not exist or can not be created."""
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    # What goes wrong is raised and said once; aiokafka would log it for every attempt as well.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    return {
+        "bootstrap_servers": settings.bootstrap_servers,
+        **settings.security.client_options(),
+    }
+
+
+async def _start(client: Any, stop: Any, settings: Settings) -> None:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await client.start()
+    except (KafkaError, OSError, TimeoutError) as exc:
+        await stop()
+        why = "no answer" if isinstance(exc, TimeoutError) else str(exc)
+        raise BrokerUnreachableError(
+            f"no Kafka broker can be reached at {settings.broker} ({why}). Start one with "
+            "`dafu broker`, or say where yours is with DAFU_BROKER=host:port"
+        ) from exc
+
+
+@asynccontextmanager
+async def opened_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    """A started producer for batches."""
+    producer = AIOKafkaProducer(
+        **_options(settings),
+        acks="all",
+        max_batch_size=_MAX_BATCH_BYTES,
+        request_timeout_ms=30_000,
+    )
+    await _start(producer, producer.stop, settings)
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def _opened_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(**_options(settings))
+    await _start(admin, admin.close, settings)
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def ensure_topic(settings: Settings, topic: str) -> None:
+    """Create a topic, with the configured partitions and replication, unless it exists.
+
+    Raises
+    ------
+    BrokerUnreachableError, TopicError
+    """
+    async with _opened_admin(settings) as admin:
+        try:
+            if topic in await admin.list_topics():
+                return
+            new = NewTopic(topic, settings.topics.partitions, settings.topics.replication_factor)
+            response = await admin.create_topics([new])
+        except KafkaError as exc:
+            raise TopicError(f"topic {topic} can not be created: {exc}") from exc
+        for name, code, *why in response.topic_errors:
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                reason = next((text for text in why if text), error.__name__)
+                raise TopicError(f"topic {name} can not be created: {reason}")
+
+
+async def read_topic(
+    settings: Settings, topic: str, *, follow: bool = False, timeout: float | None = None
+) -> AsyncGenerator[Sequence[Any], None]:
+    """Records of a topic from its beginning, in lists.
+
+    Without `follow`: one partition after the other, each up to its end at the time of the call, so
+    that equal topics read alike. With `follow`: all partitions as records come, the topic need
+    not exist yet. Stops after `timeout` seconds.
+
+    Raises
+    ------
+    BrokerUnreachableError, TopicError
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    consumer = AIOKafkaConsumer(
+        **_options(settings),
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=settings.fetch_max_wait_ms,
+        max_partition_fetch_bytes=4 << 20,
+    )
+    await _start(consumer, consumer.stop, settings)
+    try:
+        while topic not in await consumer.topics():
+            if not follow:
+                raise TopicError(
+                    f"there is no topic {topic} at {settings.broker} yet: it comes with the first "
+                    "worker (or set DAFU_TOPIC_PREFIX to the one in use)"
+                )
+            if _left(deadline) <= 0:
+                return
+            await asyncio.sleep(min(0.5, _left(deadline)))
+        partitions = sorted(consumer.partitions_for_topic(topic) or ())
+        tps = [TopicPartition(topic, p) for p in partitions]
+        if follow:
+            consumer.assign(tps)
+            while _left(deadline) > 0:
+                wait = min(0.2, _left(deadline))
+                for records in (await consumer.getmany(timeout_ms=int(wait * 1000))).values():
+                    yield records
+            return
+        ends = await end_offsets(consumer, tps)
+        for tp in tps:
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            while await consumer.position(tp) < ends[tp]:
+                if _left(deadline) <= 0:
+                    return
+                for records in (await consumer.getmany(tp, timeout_ms=100)).values():
+                    yield [r for r in records if r.offset < ends[tp]]
+    except KafkaError as exc:
+        raise TopicError(f"topic {topic} can not be read: {exc}") from exc
+    finally:
+        await consumer.stop()
+
+
+def _left(deadline: float | None) -> float:
+    return float("inf") if deadline is None else deadline - time.monotonic()

@@ -1,0 +1,1 @@
+"""Pure feature code: windows, behaviour, geography. No clock, no I/O, no Faust."""

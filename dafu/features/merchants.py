@@ -1,0 +1,183 @@
+"""Stage two's kernel: step each merchant's state through a batch and write the merchant features.
+
+The counterpart of `dafu.features.users`, for transactions that arrive keyed by merchant. A pure
+function of (state, transactions).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from dafu.features.catalogue import DAY, MERCHANT_INDEX
+from dafu.features.state import (
+    APPLIED,
+    FENCED,
+    MERCHANT_SLOTS,
+    MERCHANTS,
+    N_WINDOWS,
+    NEVER,
+    WINDOW_MS,
+)
+from dafu.features.windows import (
+    MOMENTS,
+    TABLE_SIZE,
+    add_archived,
+    add_to_buckets,
+    count_distinct,
+    eviction_end,
+    forget_expired,
+    last_time,
+    linear_count,
+    must_evict,
+    window_of,
+)
+from dafu.kernel import kernel
+
+MERCHANT_INPUT: Final = np.dtype(
+    [
+        ("merchant", "i8"),  # number of the merchant in this batch
+        ("offset", "i8"),  # in the merchant-keyed topic
+        ("time", "i8"),
+        ("amount", "f8"),
+        ("user", "u8"),
+    ]
+)
+"""One transaction as the kernel reads it."""
+
+_CHUNK: Final = MERCHANTS.chunk
+_LONGEST: Final = int(WINDOW_MS[-1])
+_WINDOWED: Final = MERCHANT_INDEX["merchant_count_1m"]  # count, mean, users; window after window
+_TO_MEAN: Final = MERCHANT_INDEX["amount_to_merchant_mean_30d"]
+_SINCE_LAST: Final = MERCHANT_INDEX["merchant_seconds_since_last"]
+_AGE: Final = MERCHANT_INDEX["merchant_age_days"]
+_APPROXIMATE: Final = MERCHANT_INDEX["merchant_windows_approximate"]
+
+
+@kernel
+def _evict(head: Any, events: Any, origin: int, archive: Any) -> None:
+    """Move the oldest events into the archive."""
+    end = eviction_end(head)
+    for number in range(head.first_event, end):
+        event = events[origin + number]
+        head.evicted_until = max(head.evicted_until, event.time)
+        add_to_buckets(archive, event.time, event.amount)
+        slot = event.user % np.uint64(MERCHANT_SLOTS)
+        archive.last_seen[0, slot] = max(archive.last_seen[0, slot], event.time)
+    archive.through = end
+    head.first_event = end
+    head.archived = 1
+
+
+@kernel
+def _users_beyond(
+    archive: Any, events: Any, low: int, high: int, time: int, slot_age: np.ndarray
+) -> None:
+    """Fill the age at which each hash slot last saw a user, over archive and retained events."""
+    for s in range(MERCHANT_SLOTS):
+        seen = archive.last_seen[0, s]
+        slot_age[s] = time - seen if seen <= time else _LONGEST
+    for i in range(low, high):
+        if events[i].time <= time:
+            slot = events[i].user % np.uint64(MERCHANT_SLOTS)
+            slot_age[slot] = min(slot_age[slot], time - events[i].time)
+
+
+@kernel
+def step_merchants(
+    heads: Any,
+    events: Any,
+    origins: np.ndarray,
+    archives: Any,
+    archive_of: np.ndarray,
+    transactions: Any,
+    features: np.ndarray,
+    status: np.ndarray,
+) -> None:
+    """Apply transactions to their merchants' states, in order, and write their features.
+
+    Parameters are those of `dafu.features.users.step_users` with the merchant dtypes;
+    `features` is float64[n, 22], `status` int8[n] is APPLIED or FENCED.
+    """
+    ages = np.empty(TABLE_SIZE, np.int64)
+    values = np.empty(TABLE_SIZE, np.uint64)
+    stamps = np.zeros(TABLE_SIZE, np.int64)
+    youngest = np.empty(N_WINDOWS + 1, np.int64)
+    slot_age = np.empty(MERCHANT_SLOTS, np.int64)
+    moments = np.empty((N_WINDOWS, MOMENTS), np.float64)
+    stamp = 0
+
+    for n in range(len(transactions)):
+        tx = transactions[n]
+        head = heads[tx.merchant]
+        if tx.offset <= head.fence:
+            status[n] = FENCED
+            continue
+        status[n] = APPLIED
+        origin = origins[tx.merchant]
+        forget_expired(head, events, origin, _CHUNK)
+        if must_evict(head):
+            _evict(head, events, origin, archives[archive_of[tx.merchant]])
+
+        row = features[n]
+        row[:] = np.nan
+        low = origin + head.first_event
+        high = origin + head.next_event
+        last = last_time(head, events, low, high, tx.time)
+        if last != NEVER:
+            row[_SINCE_LAST] = (tx.time - last) / 1000.0
+        row[_AGE] = max(tx.time - head.first_time, 0) / DAY if head.first_time != NEVER else 0.0
+
+        stamp += 1
+        moments[:] = 0.0
+        youngest[:] = 0
+        for i in range(low, high):
+            age = tx.time - events[i].time
+            if age < 0 or age >= _LONGEST:
+                continue
+            k = window_of(age)
+            moments[k, 0] += 1.0
+            moments[k, 1] += events[i].amount  # earlier ones only: their mean is wanted as well
+            count_distinct(events[i].user, age, stamp, values, ages, stamps, youngest)
+        moments[0, 0] += 1.0
+        count_distinct(tx.user, 0, stamp, values, ages, stamps, youngest)
+        for k in range(1, N_WINDOWS):
+            moments[k, 0] += moments[k - 1, 0]
+            moments[k, 1] += moments[k - 1, 1]
+            youngest[k] += youngest[k - 1]
+
+        approximate = head.evicted_until > tx.time - _LONGEST
+        row[_APPROXIMATE] = 1.0 if approximate else 0.0
+        beyond = approximate and head.archived == 1
+        if beyond:
+            archive = archives[archive_of[tx.merchant]]
+            _users_beyond(archive, events, low, high, tx.time, slot_age)
+        for k in range(N_WINDOWS):
+            users = float(youngest[k])
+            if beyond and head.evicted_until > tx.time - WINDOW_MS[k]:
+                add_archived(archive, k, tx.time, 0.0, moments)
+                empty = 0
+                for s in range(MERCHANT_SLOTS):
+                    if slot_age[s] >= WINDOW_MS[k]:
+                        empty += 1
+                users = max(users, linear_count(empty, MERCHANT_SLOTS))
+            at = _WINDOWED + 3 * k
+            row[at] = moments[k, 0]
+            row[at + 1] = (moments[k, 1] + tx.amount) / moments[k, 0]
+            row[at + 2] = users
+        earlier = moments[N_WINDOWS - 1, 0] - 1.0
+        if earlier > 0.0:
+            mean = moments[N_WINDOWS - 1, 1] / earlier
+            if mean > 0.0:
+                row[_TO_MEAN] = tx.amount / mean
+
+        event = events[high]
+        event.time = tx.time
+        event.amount = tx.amount
+        event.user = tx.user
+        head.next_event += 1
+        head.total_count += 1
+        head.first_time = tx.time if head.first_time == NEVER else min(head.first_time, tx.time)
+        head.last_time = max(head.last_time, tx.time)
+        head.fence = tx.offset

@@ -1,0 +1,156 @@
+"""The shape of an entity's state: what is remembered of a user and of a merchant.
+
+An entity (a user, a merchant) is remembered as
+
+* a **head**: counters, running sums, the fence, and where its event sequence starts and ends;
+* **events**: its most recent transactions in order of arrival, 256 or more of them, numbered by a
+  sequence that never restarts. They make windows exact, whatever the order of event times;
+* an **archive**, only for entities busier than that: for each window, buckets of 1/48 of its
+  length with counts and sums of the events that were evicted, and a table of when each of `m` hash
+  slots was last seen, from which distinct counts are estimated (linear counting: Whang,
+  Vander-Zanden and Taylor, ACM TODS 15(2), 1990).
+
+Events live in chunks of a fixed size so that a change log can write the newest chunk alone; that
+is the business of `dafu.tables`. This module knows dtypes and constants, no bytes and no I/O.
+All fields are eight bytes wide, so that records of both kinds stay aligned when joined. Times are
+epoch milliseconds, identifiers are 64-bit hashes, 0 standing for "none".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from dafu.features.catalogue import DAY, DISTINCT_WINDOWS, WINDOWS
+
+SCHEMA_VERSION: Final = 1
+
+RETAINED_MIN: Final = 256
+"""Events that an eviction always leaves behind: windows with no more than these are exact."""
+
+RETAINED_MAX: Final = 384
+"""Events at which the oldest are evicted."""
+
+LATENESS: Final = 7 * DAY
+"""How far behind the entity's latest time an event may be and still find its windows exact."""
+
+RETENTION: Final = 30 * DAY + LATENESS
+"""Age, against the entity's latest time, at which whole chunks are forgotten."""
+
+NEVER: Final = -(2**62)
+"""The time before all times."""
+
+BUCKETS: Final = 48
+"""Buckets to a window in the archive; one more covers the window's straddled edge."""
+
+WINDOW_MS: Final = np.array(list(WINDOWS.values()), dtype=np.int64)
+BUCKET_MS: Final = WINDOW_MS // BUCKETS
+N_WINDOWS: Final = len(WINDOWS)
+DISTINCT_WINDOW_NUMBERS: Final = np.array(
+    [list(WINDOWS).index(w) for w in DISTINCT_WINDOWS], dtype=np.int64
+)
+
+_HEAD = [
+    ("schema", "i8"),
+    ("fence", "i8"),  # offset of the last transaction applied, in the source partition
+    ("first_event", "i8"),  # sequence number of the oldest retained event
+    ("next_event", "i8"),  # sequence number that the next event gets
+    ("evicted_until", "i8"),  # latest time among the events no longer retained
+    ("archived", "i8"),  # 1 once an archive exists
+    ("archive_slot", "i8"),  # which of its two records holds it; `dafu.tables` minds this one
+    ("chunks_from", "i8"),  # chunks numbered below this have no record; likewise
+    ("first_time", "i8"),
+    ("last_time", "i8"),
+    ("total_count", "i8"),
+]
+
+USER_HEAD: Final = np.dtype(
+    [
+        *_HEAD,
+        ("place_time", "i8"),
+        ("place_lat", "f8"),
+        ("place_long", "f8"),
+        ("places", "i8"),
+        ("home_x", "f8"),  # sums of unit vectors of all places
+        ("home_y", "f8"),
+        ("home_z", "f8"),
+    ]
+)
+USER_EVENT: Final = np.dtype(
+    [
+        ("transaction", "u8"),
+        ("time", "i8"),
+        ("amount", "f8"),
+        ("merchant", "u8"),
+        ("device", "u8"),
+        ("ip", "u8"),
+        ("country", "u8"),
+    ]
+)
+MERCHANT_HEAD: Final = np.dtype(_HEAD)
+MERCHANT_EVENT: Final = np.dtype([("time", "i8"), ("amount", "f8"), ("user", "u8")])
+
+
+def archive_dtype(things: int, slots: int) -> np.dtype[np.void]:
+    """Archive of an entity that counts `things` kinds of distinct values in `slots` slots each."""
+    shape = (N_WINDOWS, BUCKETS + 1)
+    return np.dtype(
+        [
+            ("schema", "i8"),
+            ("through", "i8"),  # events numbered below this are in the archive
+            ("bucket", "i8", shape),  # which bucket (time // bucket length) a slot holds
+            ("count", "f8", shape),
+            ("sum", "f8", shape),
+            ("squares", "f8", shape),
+            ("last_seen", "i8", (things, slots)),
+        ]
+    )
+
+
+USER_SLOTS: Final = 128
+MERCHANT_SLOTS: Final = 512
+USER_ARCHIVE: Final = archive_dtype(4, USER_SLOTS)
+MERCHANT_ARCHIVE: Final = archive_dtype(1, MERCHANT_SLOTS)
+
+
+class EntityLayout(Struct, frozen=True):
+    """How one kind of entity is remembered: dtypes and events to a chunk."""
+
+    kind: str
+    head: np.dtype[np.void]
+    event: np.dtype[np.void]
+    archive: np.dtype[np.void]
+    chunk: int
+
+
+USERS: Final = EntityLayout("user", USER_HEAD, USER_EVENT, USER_ARCHIVE, 16)
+MERCHANTS: Final = EntityLayout("merchant", MERCHANT_HEAD, MERCHANT_EVENT, MERCHANT_ARCHIVE, 32)
+
+APPLIED: Final = 0
+"""The transaction changed the state and has features."""
+FENCED: Final = 1
+"""It had been applied, and its outputs published, before: read again after a restart."""
+DUPLICATE: Final = 2
+"""The producer sent the same transaction again: no state change, no second decision."""
+CONFLICT: Final = 3
+"""The producer used a known transaction_id for a different transaction."""
+
+
+def new_head(head: np.ndarray) -> None:
+    """Give every field of fresh head records (zeros) its first value, in place."""
+    head["schema"] = SCHEMA_VERSION
+    head["fence"] = -1
+    head["evicted_until"] = NEVER
+    head["first_time"] = NEVER
+    head["last_time"] = NEVER
+    if "place_time" in (head.dtype.names or ()):
+        head["place_time"] = NEVER
+
+
+def new_archive(archive: np.ndarray) -> None:
+    """Give every field of fresh archive records (zeros) its first value, in place."""
+    archive["schema"] = SCHEMA_VERSION
+    archive["bucket"] = NEVER
+    archive["last_seen"] = NEVER

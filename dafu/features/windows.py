@@ -1,0 +1,196 @@
+"""What users and merchants share: eviction, archived buckets, distinct counts, medians.
+
+Compiled helpers on the arrays of `dafu.features.state`. Sums are taken in order of arrival, which
+makes a figure independent of how the stream was cut into batches, and where a variance is wanted,
+relative to the current amount, which keeps it accurate.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+
+from dafu.features.state import (
+    BUCKET_MS,
+    BUCKETS,
+    N_WINDOWS,
+    NEVER,
+    RETAINED_MAX,
+    RETAINED_MIN,
+    RETENTION,
+    WINDOW_MS,
+)
+from dafu.kernel import kernel
+
+MOMENTS: Final = 3
+"""Columns of a window's moments: count, sum of (x - a), sum of (x - a)^2, with a the current amount
+for users and 0 for merchants."""
+
+TABLE_SIZE: Final = 1024
+"""Slots of the scratch hash table; at most RETAINED_MAX + 1 are ever used."""
+
+
+@kernel
+def forget_expired(head: Any, events: Any, origin: int, chunk: int) -> None:
+    """Move `first_event` past whole chunks that are older than the retention.
+
+    The event numbered s stands at `events[origin + s]`.
+    """
+    while head.first_event + chunk <= head.next_event:
+        first = origin + head.first_event
+        latest = events[first].time
+        for i in range(first + 1, first + chunk):
+            latest = max(latest, events[i].time)
+        if latest > head.last_time - RETENTION:
+            return
+        head.evicted_until = max(head.evicted_until, latest)
+        head.first_event += chunk
+
+
+@kernel
+def last_time(head: Any, events: Any, low: int, high: int, time: int) -> int:
+    """Latest time seen that is not after `time`, NEVER if there is none."""
+    if head.last_time <= time:
+        return int(head.last_time)
+    last = head.evicted_until if head.evicted_until <= time else NEVER
+    for i in range(low, high):
+        if events[i].time <= time:
+            last = max(last, events[i].time)
+    return int(last)
+
+
+@kernel
+def add_to_buckets(archive: Any, time: int, amount: float) -> None:
+    """Count an evicted event in the bucket it belongs to, for every window."""
+    for k in range(N_WINDOWS):
+        index = time // BUCKET_MS[k]
+        slot = index % (BUCKETS + 1)
+        held = archive.bucket[k, slot]
+        if index < held:
+            continue
+        if index > held:
+            archive.bucket[k, slot] = index
+            archive.count[k, slot] = 0.0
+            archive.sum[k, slot] = 0.0
+            archive.squares[k, slot] = 0.0
+        archive.count[k, slot] += 1.0
+        archive.sum[k, slot] += amount
+        archive.squares[k, slot] += amount * amount
+
+
+@kernel
+def must_evict(head: Any) -> bool:
+    """Whether the entity holds as many events as it may."""
+    return bool(head.next_event - head.first_event >= RETAINED_MAX)
+
+
+@kernel
+def eviction_end(head: Any) -> int:
+    """Sequence number of the first event that an eviction leaves."""
+    return int(head.first_event + (RETAINED_MAX - RETAINED_MIN))
+
+
+@kernel
+def window_of(age: int) -> int:
+    """Number of the shortest window that still holds an event of this age, N_WINDOWS if none."""
+    for k in range(N_WINDOWS):
+        if age < WINDOW_MS[k]:
+            return k
+    return N_WINDOWS
+
+
+@kernel
+def add_archived(archive: Any, k: int, time: int, amount: float, moments: np.ndarray) -> None:
+    """Add to window k's moments what the archive holds of (time - w, time].
+
+    The bucket that straddles the window's far edge counts whole: the window reaches back up to
+    1/48 of its length too far.
+    """
+    oldest = (time - WINDOW_MS[k]) // BUCKET_MS[k]
+    newest = time // BUCKET_MS[k]
+    for slot in range(BUCKETS + 1):
+        index = archive.bucket[k, slot]
+        if oldest <= index <= newest:
+            n = archive.count[k, slot]
+            moments[k, 0] += n
+            moments[k, 1] += archive.sum[k, slot] - n * amount
+            moments[k, 2] += (
+                archive.squares[k, slot] - 2.0 * amount * archive.sum[k, slot] + n * amount * amount
+            )
+
+
+@kernel
+def linear_count(empty: int, slots: int) -> float:
+    """Estimate of the distinct values that left `empty` of `slots` hash slots unused."""
+    return -slots * math.log(max(empty, 0.5) / slots)
+
+
+@kernel
+def count_distinct(
+    value: int,
+    age: int,
+    stamp: int,
+    table_value: np.ndarray,
+    table_age: np.ndarray,
+    table_stamp: np.ndarray,
+    youngest: np.ndarray,
+) -> None:
+    """Note a value seen at this age; `youngest[k]` counts the values whose youngest sight falls
+    into window k and no shorter one.
+
+    The tables form an open-addressing hash table that a new stamp empties in no time.
+    """
+    mask = np.uint64(TABLE_SIZE - 1)
+    slot = np.uint64(value) & mask
+    while table_stamp[slot] == stamp:
+        if table_value[slot] == value:
+            if age < table_age[slot]:
+                youngest[window_of(table_age[slot])] -= 1
+                youngest[window_of(age)] += 1
+                table_age[slot] = age
+            return
+        slot = (slot + np.uint64(1)) & mask
+    table_stamp[slot] = stamp
+    table_value[slot] = value
+    table_age[slot] = age
+    youngest[window_of(age)] += 1
+
+
+@kernel
+def median(values: np.ndarray, n: int) -> float:
+    """Median of the first n >= 1 values, which are reordered (Hoare's quickselect)."""
+    upper = _select(values, n, n // 2)
+    if n % 2 == 1:
+        return upper
+    lower = values[0]
+    for i in range(1, n // 2):
+        lower = max(lower, values[i])
+    return float((lower + upper) / 2.0)
+
+
+@kernel
+def _select(values: np.ndarray, n: int, k: int) -> float:
+    low = 0
+    high = n - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i = low
+        j = high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            high = j
+        elif k >= i:
+            low = i
+        else:
+            break
+    return float(values[k])

@@ -1,0 +1,32 @@
+"""The stages as the settings want them: reads the rule file and the model package.
+
+Worker, file scoring and tools build their stages here, so that all of them decide alike.
+"""
+
+from __future__ import annotations
+
+from dafu.features.catalogue import ALIASES, CATALOGUE_HASH
+from dafu.models.package import load_package
+from dafu.rules import load_rules
+from dafu.settings import Settings
+from dafu.stages.merchants import MerchantStage
+from dafu.stages.names import RULE_NAMES
+from dafu.stages.users import UserStage
+
+
+def load_stages(settings: Settings) -> tuple[UserStage, MerchantStage]:
+    """Build both stages.
+
+    Raises
+    ------
+    DafuError
+        If the rule file or the model package can not be used; the message says why.
+    """
+    rules = load_rules(settings.rules_file, RULE_NAMES, ALIASES)
+    model = None
+    if settings.model_path is not None:
+        model = load_package(settings.model_path, CATALOGUE_HASH)
+    return (
+        UserStage(int(settings.limits.max_future_skew_s * 1000)),
+        MerchantStage(rules, model, settings.thresholds),
+    )

@@ -1,0 +1,237 @@
+"""What travels on the topics: transactions in, decisions out, and the checks at the door.
+
+This module knows JSON and types. It knows no topic, no clock and no feature.
+Time is epoch milliseconds in UTC throughout; a timestamp without an offset is read as UTC.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dafu.errors import DafuError
+
+Id = Annotated[str, Meta(min_length=1, max_length=256)]
+ShortText = Annotated[str, Meta(max_length=256)]
+LongText = Annotated[str, Meta(max_length=1024)]
+Latitude = Annotated[float, Meta(ge=-90.0, le=90.0)]
+Longitude = Annotated[float, Meta(ge=-180.0, le=180.0)]
+Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+DecisionName = Literal["approve", "review", "block"]
+RiskLevel = Literal["low", "medium", "high", "critical"]
+
+MAX_RECORD_BYTES: Final = 65_536
+MAX_DEPTH: Final = 64
+"""Arrays and objects that a record may nest, so that what one stage reads the next can read too."""
+MAX_AMOUNT: Final = 1e12
+MIN_TIMESTAMP_MS: Final = 946_684_800_000  # 2000-01-01T00:00:00Z
+MAX_TIMESTAMP_MS: Final = 4_102_444_800_000  # 2100-01-01T00:00:00Z
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_NAIVE: Final = datetime(1970, 1, 1)
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+
+
+class Transaction(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A payment as its producer publishes it, keyed by `user_id`.
+
+    `amount` is in units of `currency`; `timestamp` is the time of the payment, as ISO 8601 text
+    or epoch milliseconds; coordinates are WGS 84 degrees. `lat` and `long` say where the
+    cardholder was (or lives, where that is all the producer knows), `merchant_lat` and
+    `merchant_long` where the merchant is. Fields that are not listed here are kept as attributes,
+    which rules read as `attributes.<name>`.
+    """
+
+    transaction_id: Id
+    user_id: Id
+    merchant_id: Id
+    amount: Annotated[float, Meta(ge=0.0, le=MAX_AMOUNT)]
+    timestamp: datetime | int | float
+    currency: Annotated[str, Meta(max_length=16)] | None = None
+    category: ShortText | None = None
+    channel: ShortText | None = None
+    country: Annotated[str, Meta(max_length=64)] | None = None
+    device_fingerprint: LongText | None = None
+    ip_address: Annotated[str, Meta(max_length=64)] | None = None
+    card_id: ShortText | None = None
+    user_agent: LongText | None = None
+    lat: Latitude | None = None
+    long: Longitude | None = None
+    merchant_lat: Latitude | None = None
+    merchant_long: Longitude | None = None
+
+
+class FiredRule(Struct, frozen=True, gc=False):
+    """A rule whose condition held: what it asked for and whether it had a say in the decision."""
+
+    id: str
+    action: str
+    risk_score: Unit
+    mode: Literal["live", "shadow"]
+
+
+class Reason(Struct, frozen=True, gc=False):
+    """Why the risk is what it is: the source (`rule:<id>` or `model:<name>`) and the values."""
+
+    source: str
+    text: str
+
+
+class Versions(Struct, frozen=True, gc=False):
+    """What decided: content hashes of the rules and the model, and of the feature catalogue."""
+
+    rules: str
+    model: str | None
+    features: str
+
+
+class Decision(Struct, frozen=True, gc=False):
+    """The answer to one transaction, keyed by `user_id`.
+
+    A pure function of the log: it holds nothing that depends on the wall clock, on batching or on
+    the worker (those travel in the record's headers). `risk_score` is 0..1; `confidence` 0.5..1 is
+    how far the score is from even odds; `scores` holds one score per model and `rules`;
+    `explanations` holds the risk 0..1 by group; `degraded` says that no model took part.
+    """
+
+    transaction_id: str
+    user_id: str
+    merchant_id: str
+    timestamp: str
+    decision: DecisionName
+    risk_score: Unit
+    risk_level: RiskLevel
+    is_fraud: bool
+    confidence: Annotated[float, Meta(ge=0.5, le=1.0)]
+    model_used: str
+    scores: dict[str, float]
+    explanations: dict[str, float]
+    reasons: list[Reason]
+    rules_fired: list[FiredRule]
+    versions: Versions
+    degraded: bool
+
+
+class InvalidTransactionError(DafuError):
+    """A record that is no transaction. `reason` is a stable code, the text says what is wrong."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+TRANSACTION_FIELDS: Final = tuple(f.name for f in msgspec.structs.fields(Transaction))
+
+_decode = msgspec.json.Decoder(Transaction).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+def timestamp_ms(value: datetime | int | float) -> int:
+    """Epoch milliseconds of a decoded timestamp, or a value outside the allowed range.
+
+    Raises
+    ------
+    InvalidTransactionError
+        With reason `absurd_timestamp` when the time is not within 2000..2100.
+    """
+    if isinstance(value, datetime):
+        delta = value - (_EPOCH if value.tzinfo is not None else _EPOCH_NAIVE)
+        ms = (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
+    else:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidTransactionError("absurd_timestamp", "timestamp is not finite")
+        ms = math.floor(value)
+    if not MIN_TIMESTAMP_MS <= ms < MAX_TIMESTAMP_MS:
+        hint = ""
+        if MIN_TIMESTAMP_MS <= ms * 1000 < MAX_TIMESTAMP_MS:
+            hint = "; it looks like epoch seconds: send milliseconds"
+        raise InvalidTransactionError(
+            "absurd_timestamp",
+            f"timestamp {value} is outside 2000-01-01..2100-01-01{hint}",
+        )
+    return ms
+
+
+def too_deep(raw: bytes) -> bool:
+    """Whether JSON text nests arrays and objects more than MAX_DEPTH deep."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", raw)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+def parse_transaction(raw: bytes | None) -> tuple[Transaction, int]:
+    """Decode and check one record.
+
+    Returns
+    -------
+    transaction, timestamp
+        The decoded transaction and its time in epoch milliseconds.
+
+    Raises
+    ------
+    InvalidTransactionError
+        With a reason code: `empty`, `oversized`, `too_deep`, `not_json`, `not_an_object`,
+        `missing_field`, `invalid_field`, `absurd_timestamp`.
+    """
+    if not raw:
+        raise InvalidTransactionError("empty", "the record has no value")
+    if len(raw) > MAX_RECORD_BYTES:
+        raise InvalidTransactionError(
+            "oversized", f"the record has {len(raw)} bytes; at most {MAX_RECORD_BYTES} are read"
+        )
+    if too_deep(raw):
+        raise InvalidTransactionError(
+            "too_deep", f"arrays and objects are nested more than {MAX_DEPTH} deep"
+        )
+    try:
+        transaction = _decode(raw)
+    except msgspec.ValidationError as exc:
+        raise _explain(raw, exc) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidTransactionError("not_json", f"not JSON: {exc}") from None
+    return transaction, timestamp_ms(transaction.timestamp)
+
+
+def _explain(raw: bytes, exc: msgspec.ValidationError) -> InvalidTransactionError:
+    text = str(exc)
+    try:
+        document = _decode_any(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as not_json:
+        return InvalidTransactionError("not_json", f"not JSON: {not_json}")
+    if not isinstance(document, dict):
+        return InvalidTransactionError(
+            "not_an_object", f"a transaction is a JSON object, this is {type(document).__name__}"
+        )
+    reason = "missing_field" if "missing required field" in text else "invalid_field"
+    return InvalidTransactionError(reason, text)
+
+
+_decision_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+def encode_decision(decision: Decision) -> bytes:
+    """Serialise a decision; field order is fixed, so equal decisions have equal bytes."""
+    return _decision_encoder.encode(decision)
+
+
+decode_decision = msgspec.json.Decoder(Decision).decode
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema (2020-12) of every document on a topic, by name."""
+    return {
+        "transaction": msgspec.json.schema(Transaction),
+        "decision": msgspec.json.schema(Decision),
+    }

@@ -1,0 +1,18 @@
+"""The names that rules may use: the feature catalogue and the fields of a transaction."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dafu.features.catalogue import FEATURES
+from dafu.rules import Name
+from dafu.stages.merchants import NUMBER_FIELDS, TEXT_FIELDS
+
+RULE_NAMES: Final[dict[str, Name]] = {
+    **{f.name: Name("number", f.unit, f.group, f.definition) for f in FEATURES},
+    **{f: Name("number", "degrees", "behavior", f"{f} of the transaction") for f in NUMBER_FIELDS},
+    **{f: Name("string", "", "behavior", f"{f} of the transaction") for f in TEXT_FIELDS},
+    "merchant_id": Name("string", "", "merchant", "merchant_id of the transaction"),
+    "category": Name("string", "", "merchant", "category of the transaction"),
+}
+"""Names by which a rule reads columns, with kind, unit, explanation group and meaning."""

@@ -1,0 +1,1 @@
+"""The engine room: record batches between Kafka and Faust, and nothing about fraud."""

@@ -1,0 +1,77 @@
+"""Where partitions end: the one figure that recovery must not get wrong.
+
+Brokers answer the question in two ways, ListOffsets and the high-water mark of a fetch. Apache
+Kafka says the same in both; the embedded broker's ListOffsets counts the last record batch as a
+single record, however many it holds. So the end is taken from a fetch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
+
+FETCH_WAIT_MS: Final = 50
+DEADLINE: Final = 20.0
+
+
+async def end_offsets(
+    consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Offset that the next record of each partition will get.
+
+    Parameters
+    ----------
+    consumer
+        A started consumer without a group, for this use alone: its assignment and its positions
+        are changed.
+    partitions
+        Partitions that exist.
+
+    Raises
+    ------
+    KafkaTimeoutError
+        If a partition's leader does not answer within 20 seconds.
+    """
+    ends: dict[TopicPartition, int] = dict(await consumer.end_offsets(list(partitions)))
+    begins = await consumer.beginning_offsets(list(partitions))
+    unknown = {tp for tp, end in ends.items() if end > begins[tp]}
+    if not unknown:
+        return ends
+    consumer.assign(list(unknown))
+    for tp in unknown:
+        consumer.seek(tp, ends[tp] - 1)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while unknown:
+                await consumer.getmany(timeout_ms=FETCH_WAIT_MS)
+                for tp in list(unknown):
+                    high = consumer.highwater(tp)
+                    if high is not None:
+                        ends[tp] = max(ends[tp], high)
+                        unknown.discard(tp)
+    except TimeoutError:
+        lost = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in sorted(unknown))
+        raise KafkaTimeoutError(
+            f"no answer within {DEADLINE:.0f} s about the end of {lost}"
+        ) from None
+    return ends
+
+
+async def probe_end_offsets(
+    partitions: Collection[TopicPartition], **client_options: Any
+) -> dict[TopicPartition, int]:
+    """`end_offsets` with a consumer of its own, made with these aiokafka options."""
+    if not partitions:
+        return {}
+    consumer = AIOKafkaConsumer(
+        **client_options, enable_auto_commit=False, fetch_max_wait_ms=FETCH_WAIT_MS
+    )
+    await consumer.start()
+    try:
+        return await end_offsets(consumer, partitions)
+    finally:
+        await consumer.stop()

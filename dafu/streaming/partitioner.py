@@ -1,0 +1,90 @@
+"""Which partition a key belongs to: Kafka's default partitioner, for whole batches.
+
+It must agree with every other producer that writes the same topics, because tables and the later
+stages rely on equal keys meeting in one partition. It knows keys and a partition count, no client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dafu.kernel import kernel
+
+__all__ = ["partitions_for"]
+
+
+@kernel
+def _murmur2_partitions(
+    data: NDArray[np.uint8], ends: NDArray[np.int64], n: int, out: NDArray[np.int32]
+) -> None:
+    """MurmurHash2 as `org.apache.kafka.common.utils.Utils.murmur2` has it, sign bit cut, mod n.
+
+    All arithmetic is modulo 2**32; numba would widen mixed operands to 64 bits or floats, so the
+    state is kept in 64-bit words and masked after every product.
+    """
+    mask = np.uint64(0xFFFFFFFF)
+    m = np.uint64(0x5BD1E995)
+    begin = 0
+    for i in range(ends.size):
+        end = ends[i]
+        h = np.uint64(0x9747B28C) ^ np.uint64(end - begin)
+        at = begin
+        while end - at >= 4:
+            k = (
+                np.uint64(data[at])
+                | np.uint64(data[at + 1]) << np.uint64(8)
+                | np.uint64(data[at + 2]) << np.uint64(16)
+                | np.uint64(data[at + 3]) << np.uint64(24)
+            )
+            k = (k * m) & mask
+            k ^= k >> np.uint64(24)
+            k = (k * m) & mask
+            h = ((h * m) & mask) ^ k
+            at += 4
+        rest = end - at
+        if rest == 3:
+            h ^= np.uint64(data[at + 2]) << np.uint64(16)
+        if rest >= 2:
+            h ^= np.uint64(data[at + 1]) << np.uint64(8)
+        if rest >= 1:
+            h ^= np.uint64(data[at])
+            h = (h * m) & mask
+        h ^= h >> np.uint64(13)
+        h = (h * m) & mask
+        h ^= h >> np.uint64(15)
+        out[i] = (h & np.uint64(0x7FFFFFFF)) % np.uint64(n)
+        begin = end
+
+
+def partitions_for(keys: Sequence[bytes], n: int) -> NDArray[np.int32]:
+    """Partitions of `keys` in a topic with `n` partitions, as Kafka's default partitioner has it.
+
+    Parameters
+    ----------
+    keys
+        Record keys, none of them None.
+    n
+        Number of partitions, at least 1.
+
+    Returns
+    -------
+    ndarray of int32, shape (len(keys),)
+        Partition numbers in 0..n-1.
+
+    Raises
+    ------
+    ValueError
+        When `n` is less than 1.
+    """
+    if n < 1:
+        raise ValueError(f"a topic has at least one partition, not {n}")
+    out = np.zeros(len(keys), np.int32)
+    if n == 1 or not len(keys):
+        return out
+    ends = np.cumsum(np.fromiter(map(len, keys), np.int64, len(keys)))
+    data = np.frombuffer(b"".join(keys) or b"\0", np.uint8)
+    _murmur2_partitions(data, ends, n, out)
+    return out

@@ -1,0 +1,219 @@
+"""A Faust transport that delivers record batches instead of single records.
+
+Registered with Faust as the scheme `dafu://`. Consumer group, rebalancing, recovery and commits
+remain Faust's; what differs is the grain. One Faust message carries all records that one fetch
+returned for one partition (a `RecordBatch`) and the offset of the last of them. Faust's own path
+costs some 80 microseconds a message, which is nothing for a thousand records and too much for one.
+
+Hooks inside faust-streaming 0.15.3 and aiokafka 0.14.0 that this relies on; both versions are
+pinned, and `docs/architecture.md` says how each is used:
+
+* `Consumer._drain_messages`, `getmany`, `_getmany`, `ack`, `_new_offset`, `_acked`,
+  `_acked_index`, `_read_offset`, `perform_seek`, `on_partitions_revoked`, `_new_consumer_thread`
+* `AIOKafkaConsumerThread._create_worker_consumer`, aiokafka's `_fetch_max_wait_ms`, and
+  `_highwaters`, whose answer ends a recovery
+* `Producer._producer`, the aiokafka producer, for its batch interface
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import aiokafka
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage, Message
+
+from dafu.streaming.offsets import probe_end_offsets
+from dafu.streaming.records import Record, RecordBatch
+from dafu.streaming.sender import BatchSender
+
+DEFAULT_FETCH_MAX_WAIT_MS: Final = 100
+
+MAX_IN_FLIGHT: Final = 2
+"""Chunks of a partition under way at once: one in work, one ready. More would only add latency."""
+
+SATURATED_WAIT: Final = 0.005
+"""Seconds that a fetch may wait while it leaves out a partition that has no room."""
+
+NO_PARTITIONS_WAIT: Final = 0.1
+"""Seconds between looks while no partition is assigned and active."""
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's consumer thread with the long-poll time of fetches made a setting."""
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust fixes 1500 ms. Apache Kafka answers as soon as there is data; brokers that sleep
+        # through the wait instead would add it to every decision.
+        consumer._fetch_max_wait_ms = getattr(
+            self.consumer.app, "fetch_max_wait_ms", DEFAULT_FETCH_MAX_WAIT_MS
+        )
+        return consumer
+
+    async def _highwaters(self, partitions: list[TP]) -> dict[TP, int]:
+        """Ends of partitions, by which recovery knows when it is complete."""
+        conf = self.consumer.app.conf
+        known = {aiokafka.TopicPartition(tp.topic, tp.partition): tp for tp in partitions}
+        ends = await probe_end_offsets(
+            known,
+            bootstrap_servers=driver.server_list(
+                self.consumer.transport.url, self.consumer.transport.default_port
+            ),
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+        return {known[tp]: end for tp, end in ends.items()}
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]
+    """Delivers one message a fetched chunk and commits by whole chunks, in order."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Last offsets of delivered chunks that are not committed yet, oldest first.
+        self._delivered: defaultdict[TP, deque[int]] = defaultdict(deque)
+        # Chunks delivered and not acknowledged, by partition.
+        self._in_flight: Counter[TP] = Counter()
+        self._room = asyncio.Event()
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+        """Yield one message for every partition that the next fetch has records of."""
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        active = self._get_active_partitions()
+        wanted = {tp for tp in active if self._in_flight[tp] < MAX_IN_FLIGHT}
+        if not wanted:
+            await self._wait_for_room(timeout if active else NO_PARTITIONS_WAIT)
+            return
+        # A partition that gets room meanwhile must not wait for another one's records.
+        timeout = timeout if len(wanted) == len(active) else SATURATED_WAIT
+        fetched = await self._getmany(active_partitions=wanted, timeout=timeout)
+        if self.should_stop:
+            return
+        if not self.flow_active:
+            # Fetched while a rebalance began: these records will be read again.
+            try:
+                await self.perform_seek()
+            except Exception as exc:  # the rebalance itself seeks once more when it ends
+                self.log.warning("Seeking back during a rebalance failed: %r", exc)
+            return
+        generation = self.app.consumer_generation_id
+        for tp, records in fetched.items():
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            if tp not in active:
+                continue
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            yield tp, self._to_batch_message(tp, records)
+
+    async def _wait_for_room(self, timeout: float) -> None:
+        self._room.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._room.wait(), timeout)
+
+    def ack(self, message: Message) -> bool:
+        """Note that a chunk is done with; its partition may be fetched again."""
+        done: bool = super().ack(message)
+        if done and self._in_flight[message.tp] > 0:
+            self._in_flight[message.tp] -= 1
+            self._room.set()
+        return done
+
+    def _to_batch_message(self, tp: TP, records: Sequence[Record]) -> ConsumerMessage:
+        last = records[-1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            0,
+            [],
+            None,
+            RecordBatch(tp.topic, tp.partition, records),
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Hand fetched chunks to the conductor until the consumer or its fetcher stops."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await asyncio.sleep(0)
+                async for tp, message in self.getmany(timeout=1.0):
+                    await self._deliver(tp, message)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    async def _deliver(self, tp: TP, message: ConsumerMessage) -> None:
+        read = self._read_offset[tp]
+        if read is not None and message.offset < read:
+            return  # read before a seek, delivered before
+        acked = self.app.topics.acks_enabled_for(message.topic)
+        if acked:
+            self._delivered[tp].append(message.offset)
+            self._in_flight[tp] += 1
+        # A rebalance suspends the flow, and must not wait for a conductor that waits for it.
+        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+        self._read_offset[tp] = message.offset
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """Offset to commit: one past the last chunk before the first that is not acknowledged."""
+        delivered = self._delivered[tp]
+        acked = self._acked_index[tp]
+        offset = None
+        while delivered and delivered[0] in acked:
+            offset = delivered.popleft()
+            acked.discard(offset)
+        if offset is None:
+            return None
+        self._acked[tp] = [o for o in self._acked[tp] if o > offset]
+        return offset + 1
+
+    async def perform_seek(self) -> None:
+        """Go back to the committed offsets; what was delivered and not committed comes again."""
+        self._delivered.clear()
+        self._in_flight.clear()
+        self._acked.clear()
+        self._acked_index.clear()
+        await super().perform_seek()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Forget the revoked partitions' chunks: their next owner reads them again."""
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self._delivered.pop(tp, None)
+            self._in_flight.pop(tp, None)
+
+
+class Producer(driver.Producer):  # type: ignore[misc]
+    """Faust's producer, plus the batch interface of the aiokafka producer below it."""
+
+    _batches: BatchSender | None = None
+
+    @property
+    def batches(self) -> BatchSender:
+        """Sends whole batches and waits for the broker's acknowledgement."""
+        if self._batches is None:
+            self._batches = BatchSender(self._ensure_producer())
+        return self._batches
+
+
+class Transport(driver.Transport):  # type: ignore[misc]
+    """Kafka by record batches; `broker='dafu://host:port'`."""
+
+    Consumer = Consumer
+    Producer = Producer

@@ -1,0 +1,40 @@
+"""The memory store: a dictionary a partition, rebuilt from the changelog at every start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from faust.types import TP
+
+from dafu.tables.records import MemoryRecords
+from dafu.tables.store import PartitionedStore
+
+
+class MemoryStore(PartitionedStore):
+    """Holds its records in this process; registered with Faust as `dafu-memory://`."""
+
+    def __post_init__(self) -> None:
+        self._partitions: dict[int, MemoryRecords] = {}
+
+    def partition(self, number: int) -> MemoryRecords:
+        """The records of one partition, created if need be."""
+        records = self._partitions.get(number)
+        if records is None:
+            records = self._partitions[number] = MemoryRecords()
+        return records
+
+    def open_partitions(self) -> list[int]:
+        """Partitions held here now."""
+        return sorted(self._partitions)
+
+    def drop(self, number: int) -> None:
+        """Let go of a partition."""
+        self._partitions.pop(number, None)
+
+    def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
+        """All records of one partition."""
+        yield from self.partition(number).data.items()
+
+    def persisted_offset(self, tp: TP) -> int | None:
+        """Always None: nothing outlives the process, so recovery starts at the beginning."""
+        return None

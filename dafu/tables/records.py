@@ -1,0 +1,29 @@
+"""One partition's records in memory: for the memory store, for files and for tests. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dafu.tables.working_set import Change
+
+
+class MemoryRecords:
+    """One partition's records in a dictionary."""
+
+    __slots__ = ("data",)
+
+    def __init__(self) -> None:
+        self.data: dict[bytes, bytes] = {}
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values by key, None where there is none."""
+        return list(map(self.data.get, keys))
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Apply changes in order."""
+        data = self.data
+        for key, value in changes:
+            if value is None:
+                data.pop(key, None)
+            else:
+                data[key] = value

@@ -1,0 +1,101 @@
+"""What the local stores of packed tables have in common: records by partition, recovery by batch.
+
+A store keeps a table's records apart by partition, because that is how they come and go: a
+partition is loaded from its changelog when the worker is assigned it and dropped when it is
+revoked. Errors while a changelog is applied stop the worker; Faust itself would only log them.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from faust.stores.base import Store
+from faust.types import TP, EventT
+
+from dafu.errors import DafuError
+from dafu.streaming.records import RecordBatch
+from dafu.tables.working_set import Change, PartitionRecords
+
+
+class PartitionedStore(Store, abc.ABC):  # type: ignore[misc]
+    """Base of the stores that `PackedTable` writes to."""
+
+    @abc.abstractmethod
+    def partition(self, number: int) -> PartitionRecords:
+        """The records of one partition, opened or created if need be."""
+
+    @abc.abstractmethod
+    def open_partitions(self) -> list[int]:
+        """Partitions held here now."""
+
+    @abc.abstractmethod
+    def drop(self, number: int) -> None:
+        """Let go of a partition that this worker no longer owns."""
+
+    @abc.abstractmethod
+    def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
+        """All records of one partition."""
+
+    def apply(self, number: int, changes: Sequence[Change], offset: int) -> None:
+        """Write changes that end at this offset of the partition's changelog."""
+        self.partition(number).write(changes)
+
+    def apply_changelog_batch(
+        self,
+        batch: Iterable[EventT],
+        to_key: Callable[[Any], Any],
+        to_value: Callable[[Any], Any],
+    ) -> None:
+        """Apply recovered changelog chunks; each event's value is a `RecordBatch`."""
+        changelog = self.table.changelog_topic_name
+        for event in batch:
+            chunk: RecordBatch = event.message.value
+            if chunk.topic != changelog:
+                # Faust hands a chunk of a partition that was just revoked to whichever table
+                # recovered last; it belongs to another table or another worker.
+                self.log.warning("Ignoring %r: not a changelog of %s", chunk, self.table_name)
+                continue
+            changes: list[Change] = [(r.key or b"", r.value) for r in chunk.records]
+            try:
+                self.apply(chunk.partition, changes, event.message.offset)
+            except Exception as exc:
+                self._crash(exc)
+                raise
+
+    async def on_rebalance(
+        self,
+        assigned: set[TP],
+        revoked: set[TP],
+        newly_assigned: set[TP],
+        generation_id: int = 0,
+    ) -> None:
+        """Drop the partitions of this table's changelog that went elsewhere."""
+        changelog = self.table.changelog_topic_name
+        for tp in revoked:
+            if tp.topic == changelog and tp not in assigned:
+                self.drop(tp.partition)
+
+    async def need_active_standby_for(self, tp: TP) -> bool:
+        """Standby replicas are not used."""
+        return False
+
+    def reset_state(self) -> None:
+        """Forget everything held locally; the changelog brings it back."""
+        for number in self.open_partitions():
+            self.drop(number)
+
+    async def backup_partition(
+        self, tp: TP | int, flush: bool = True, purge: bool = False, keep: int = 1
+    ) -> None:
+        """Refuse: there is nothing to back up that the changelog does not hold."""
+        raise DafuError(
+            f"table {self.table_name} has no backups: its changelog topic is the backup"
+        )
+
+    def restore_backup(self, tp: TP | int, latest: bool = True, backup_id: int = 0) -> None:
+        """Refuse: recovery from the changelog restores a partition."""
+        raise DafuError(
+            f"table {self.table_name} has no backups: its changelog topic is the backup"
+        )

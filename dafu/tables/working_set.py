@@ -1,0 +1,338 @@
+"""The states of one batch's entities: unpacked for a kernel, packed again as the records to write.
+
+An entity's state is spread over records of one partition, so that a change writes little:
+
+========================  ==================================================================
+key                       value
+========================  ==================================================================
+``H`` + id                head, followed by the events of the open (newest) chunk
+``C`` + number + id       one closed chunk of events; number is 8 bytes, big-endian
+``A`` + slot + id         archive, once the entity has had more events than it retains; slot is
+                          a byte, 0 or 1
+========================  ==================================================================
+
+The order of the records returned by `WorkingSet.changes` is part of the format: an entity's head
+comes last, and nothing before it touches what the previous head refers to. An archive goes to the
+slot that is free, closed chunks get new numbers, and tombstones are for chunks that the previous
+head had let go of already. A log that ends anywhere therefore holds a complete state: the head
+decides, and what it does not refer to yet is written again when its transactions are. All
+integers and floats are little-endian. This module knows bytes and layouts, no Faust, no broker
+and no clock.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from dafu.errors import DafuError
+from dafu.features.state import (
+    RETAINED_MAX,
+    SCHEMA_VERSION,
+    EntityLayout,
+    new_archive,
+    new_head,
+)
+
+if sys.byteorder != "little":  # pragma: no cover
+    raise ImportError("dafu packs its state in native byte order and needs a little-endian machine")
+
+HEAD = b"H"
+CHUNK = b"C"
+ARCHIVE = b"A"
+
+Change = tuple[bytes, bytes | None]
+"""A key and its new value; None deletes it."""
+
+
+class StateError(DafuError):
+    """A packed record that this version can not read."""
+
+
+class PartitionRecords(Protocol):
+    """The local records of one partition of a table."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values by key, None where there is none."""
+        ...
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Apply changes in order, all or none of them surviving a crash."""
+        ...
+
+
+def chunk_key(number: int, entity: bytes) -> bytes:
+    """Key of an entity's closed chunk."""
+    return CHUNK + number.to_bytes(8, "big") + entity
+
+
+def archive_key(slot: int, entity: bytes) -> bytes:
+    """Key of one of an entity's two archive records."""
+    return ARCHIVE + bytes((slot,)) + entity
+
+
+class WorkingSet:
+    """The states of a batch's entities as arrays that a kernel steps in place.
+
+    Parameters
+    ----------
+    layout : EntityLayout
+    records : PartitionRecords
+        The partition that the entities live in.
+    entities : sequence of bytes
+        Distinct ids; an entity's number is its position here.
+    arrivals : int array [entities]
+        How many transactions of each the batch brings: room is made for as many events.
+
+    Attributes
+    ----------
+    heads : layout.head [entities]
+    events : layout.event [...]
+        Entity e's event numbered s is at ``origins[e] + s``.
+    origins : int64 [entities]
+    archives : layout.archive [...]
+        Entity e's archive is row ``archive_of[e]``, -1 if it has and needs none.
+    archive_of : int64 [entities]
+    """
+
+    def __init__(
+        self,
+        layout: EntityLayout,
+        records: PartitionRecords,
+        entities: Sequence[bytes],
+        arrivals: np.ndarray,
+    ) -> None:
+        self.layout = layout
+        self.entities = entities
+        self._load_heads(records)
+        self._load_events(records, arrivals)
+        self._load_archives(records, arrivals)
+
+    def _load_heads(self, records: PartitionRecords) -> None:
+        size = self.layout.head.itemsize
+        blank = blank_head(self.layout)
+        values = records.get_many([HEAD + e for e in self.entities])
+        self._open = [b"" if v is None else v[size:] for v in values]
+        self._before = [blank if v is None else v[:size] for v in values]
+        joined = bytearray(b"".join(self._before))
+        if len(joined) != size * len(values):
+            short = next(e for e, v in enumerate(self._before) if len(v) != size)
+            raise self._damaged(HEAD + self.entities[short])
+        self.heads: Any = np.frombuffer(joined, dtype=self.layout.head)
+        wrong = np.flatnonzero(self.heads["schema"] != SCHEMA_VERSION)
+        if wrong.size:
+            entity = self.entities[wrong[0]]
+            raise StateError(
+                f"the state of {self.layout.kind} {entity!r} has schema version "
+                f"{self.heads['schema'][wrong[0]]}; this dafu reads version {SCHEMA_VERSION}. "
+                "Run the version that wrote it, or rebuild the table under a new app_id"
+            )
+        self._old_first = self.heads["first_event"].copy()
+        self._old_next = self.heads["next_event"].copy()
+
+    def _damaged(self, key: bytes) -> StateError:
+        return StateError(
+            f"{self.layout.kind} state record {key!r} is missing or cut short: the local store or "
+            "the changelog is damaged; delete the local store to rebuild it from the changelog"
+        )
+
+    def _load_events(self, records: PartitionRecords, arrivals: np.ndarray) -> None:
+        size = self.layout.event.itemsize
+        chunk = self.layout.chunk
+        firsts = (self._old_first // chunk).tolist()
+        opens = (self._old_next // chunk).tolist()
+        keys = [
+            chunk_key(number, entity)
+            for entity, first, end in zip(self.entities, firsts, opens, strict=True)
+            if first < end
+            for number in range(first, end)
+        ]
+        closed = records.get_many(keys)
+        for key, value in zip(keys, closed, strict=True):
+            if value is None or len(value) != size * chunk:
+                raise self._damaged(key)
+        for entity, tail, end in zip(
+            self.entities, self._open, self._old_next.tolist(), strict=True
+        ):
+            if len(tail) != size * (end % chunk):
+                raise self._damaged(HEAD + entity)
+        parts: list[bytes] = []
+        at = 0
+        for first, end, tail, new in zip(firsts, opens, self._open, arrivals.tolist(), strict=True):
+            parts += closed[at : at + end - first]  # type: ignore[arg-type]
+            at += end - first
+            parts.append(tail)
+            parts.append(bytes(size * new))
+        self.events: Any = np.frombuffer(bytearray(b"".join(parts)), dtype=self.layout.event)
+        room = self._old_next - self._old_first + arrivals
+        starts = np.zeros(len(self.entities), dtype=np.int64)
+        np.cumsum(room[:-1], out=starts[1:])
+        self.origins = starts - self._old_first
+
+    def _load_archives(self, records: PartitionRecords, arrivals: np.ndarray) -> None:
+        needs = (self.heads["archived"] == 1) | (
+            self._old_next - self._old_first + arrivals > RETAINED_MAX
+        )
+        owners = np.flatnonzero(needs)
+        self.archive_of = np.full(len(self.entities), -1, dtype=np.int64)
+        self.archive_of[owners] = np.arange(owners.size)
+        self._archive_owners = owners
+        self.archives: Any = np.zeros(owners.size, dtype=self.layout.archive)
+        if not owners.size:
+            return
+        new_archive(self.archives)
+        stored = owners[self.heads["archived"][owners] == 1]
+        keys = [
+            archive_key(slot, self.entities[e])
+            for e, slot in zip(stored.tolist(), self.heads["archive_slot"][stored], strict=True)
+        ]
+        for e, key, value in zip(stored, keys, records.get_many(keys), strict=True):
+            if value is None or len(value) != self.layout.archive.itemsize:
+                raise self._damaged(key)
+            self.archives[self.archive_of[e]] = np.frombuffer(value, dtype=self.layout.archive)[0]
+        self._old_through = self.archives["through"].copy()
+
+    def changes(self) -> list[Change]:
+        """Records to log and to store, in the order in which they must be written.
+
+        An entity whose state did not change has none.
+        """
+        size = self.layout.event.itemsize
+        head_size = self.layout.head.itemsize
+        chunk = self.layout.chunk
+        heads, changed, archived = self._new_heads()
+        packed = heads.tobytes()
+        events = memoryview(self.events).cast("B") if self.events.size else memoryview(b"")
+        origins = self.origins.tolist()
+        firsts = heads["first_event"].tolist()
+        nexts = heads["next_event"].tolist()
+        slots = heads["archive_slot"].tolist()
+        deleted_from = self.heads["chunks_from"].tolist()
+        deleted_to = heads["chunks_from"].tolist()
+        old_nexts = self._old_next.tolist()
+        out: list[Change] = []
+        for e in changed.tolist():
+            entity = self.entities[e]
+            origin, first, end = origins[e], firsts[e], nexts[e]
+            open_chunk = end // chunk
+            out.extend(
+                (chunk_key(number, entity), None)
+                for number in range(deleted_from[e], deleted_to[e])
+            )
+            if e in archived:
+                archive = self.archives[self.archive_of[e]].tobytes()
+                out.append((archive_key(slots[e], entity), archive))
+            for number in range(max(old_nexts[e] // chunk, first // chunk), open_chunk):
+                at = (origin + number * chunk) * size
+                value = bytes(events[at : at + chunk * size])
+                out.append((chunk_key(number, entity), value))
+            tail = events[(origin + open_chunk * chunk) * size : (origin + end) * size]
+            head = packed[e * head_size : (e + 1) * head_size]
+            out.append((HEAD + entity, head + tail))
+        return out
+
+    def _new_heads(self) -> tuple[np.ndarray, np.ndarray, set[int]]:
+        """Heads as they are to be written, numbers of the changed entities, and those of them with
+        a changed archive."""
+        heads = self.heads.copy()
+        before = np.frombuffer(b"".join(self._before), dtype=np.int64)
+        differs = (heads.view(np.int64) != before).reshape(len(heads), heads.itemsize // 8)
+        changed = np.flatnonzero(differs.any(axis=1))
+        heads["chunks_from"][changed] = self._old_first[changed] // self.layout.chunk
+        archived = self._archive_owners
+        if archived.size:
+            archived = archived[self.archives["through"] != self._old_through]
+            heads["archive_slot"][archived] ^= 1
+        return heads, changed, set(archived.tolist())
+
+
+_BLANKS: dict[str, bytes] = {}
+
+
+def blank_head(layout: EntityLayout) -> bytes:
+    """The packed head of an entity that was never seen."""
+    blank = _BLANKS.get(layout.kind)
+    if blank is None:
+        head = np.zeros(1, dtype=layout.head)
+        new_head(head)
+        blank = _BLANKS[layout.kind] = head.tobytes()
+    return blank
+
+
+class SourceMarks:
+    """How far each partition of an upstream topic has come through one partition downstream.
+
+    A repartition topic repeats records after its writer restarted; they carry the partition and
+    offset that they stem from, and what is at or below the mark of its source partition has been
+    seen. `fence` is the offset, in the partition downstream, up to which the marks account for it.
+    """
+
+    KEY = b"S"
+    _PREFIX = struct.Struct("<qqq")  # schema version, fence, number of source partitions
+
+    __slots__ = ("fence", "marks")
+
+    def __init__(self, fence: int, marks: np.ndarray) -> None:
+        self.fence = fence
+        self.marks = marks
+
+    @classmethod
+    def load(cls, records: PartitionRecords) -> SourceMarks:
+        """Read the marks of a partition; fresh ones if it has none."""
+        value = records.get_many([cls.KEY])[0]
+        if value is None:
+            return cls(-1, np.full(0, -1, dtype=np.int64))
+        if len(value) < cls._PREFIX.size or len(value) % 8:
+            raise cls._damaged()
+        version, fence, n = cls._PREFIX.unpack_from(value)
+        if version != SCHEMA_VERSION:
+            raise StateError(
+                f"the source marks have schema version {version}; this dafu reads version "
+                f"{SCHEMA_VERSION}. Run the version that wrote them"
+            )
+        marks = np.frombuffer(value, np.int64, offset=cls._PREFIX.size).copy()
+        if len(marks) != n:
+            raise cls._damaged()
+        return cls(fence, marks)
+
+    @staticmethod
+    def _damaged() -> StateError:
+        return StateError(
+            "the record of source marks is cut short: the local store or the changelog is damaged; "
+            "delete the local store to rebuild it from the changelog"
+        )
+
+    def change(self) -> Change:
+        """The record that stores these marks."""
+        prefix = self._PREFIX.pack(SCHEMA_VERSION, self.fence, len(self.marks))
+        return self.KEY, prefix + self.marks.tobytes()
+
+    def repeats(self, sources: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Tell which records of a batch are repeats, and move the marks past the batch.
+
+        Parameters
+        ----------
+        sources, offsets : int64 [n]
+            Source partition and source offset of each record, in log order.
+
+        Returns
+        -------
+        bool [n]
+        """
+        repeated = np.zeros(len(sources), dtype=bool)
+        highest = int(sources.max(initial=-1))
+        if highest >= len(self.marks):
+            grown = np.full(highest + 1, -1, dtype=np.int64)
+            grown[: len(self.marks)] = self.marks
+            self.marks = grown
+        for source in np.unique(sources):
+            where = np.flatnonzero(sources == source)
+            own = offsets[where]
+            reached = np.maximum.accumulate(np.concatenate(([self.marks[source]], own)))
+            repeated[where] = own <= reached[:-1]
+            self.marks[source] = reached[-1]
+        return repeated

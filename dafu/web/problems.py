@@ -1,0 +1,97 @@
+"""Answers as JSON and errors as problem details (RFC 9457), with the headers that all need.
+
+Knows aiohttp and nothing of what is served.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from dafu.errors import DafuError
+
+__all__ = ["answer", "problem", "protect"]
+
+logger = logging.getLogger(__name__)
+
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Server": "dafu",
+}
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def answer(document: Any, *, status: int = 200) -> web.Response:
+    """A JSON response of anything that msgspec encodes; floats that are not finite become null."""
+    return web.Response(
+        body=msgspec.json.encode(document), status=status, content_type="application/json"
+    )
+
+
+def problem(
+    status: int, detail: str, *, headers: dict[str, str] | None = None, **members: Any
+) -> web.Response:
+    """An error as `application/problem+json`.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status; its phrase becomes the title.
+    detail : str
+        What was wrong and what to do, for people.
+    headers : dict, optional
+    **members
+        Further members of the document, for programs.
+    """
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **members,
+    }
+    return web.Response(
+        body=msgspec.json.encode(document),
+        status=status,
+        content_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def protect(application: web.Application) -> None:
+    """Give every answer of an application, Faust's own included, these headers and errors."""
+    application.middlewares.append(_problems)
+    application.on_response_prepare.append(_set_headers)
+
+
+async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as exc:
+        if exc.status < 400:
+            raise
+        allow = exc.headers.get("Allow")
+        headers = None if allow is None else {"Allow": allow}
+        detail = {
+            404: f"there is nothing at {request.path}",
+            405: f"{request.method} is not possible at {request.path}",
+        }.get(exc.status, exc.reason)
+        return problem(exc.status, detail, headers=headers)
+    except DafuError as exc:  # its message is meant for people
+        logger.error("%s %s: %s", request.method, request.path, exc)  # noqa: TRY400
+        return problem(500, str(exc))
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return problem(500, "the worker failed to answer; its log says why")

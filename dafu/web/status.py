@@ -1,0 +1,274 @@
+"""The worker's state of health and what it holds, as plain data.
+
+Reads the Faust app and the agents; knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from dafu import __version__
+from dafu.agents.merchants import MerchantsAgent
+from dafu.agents.shell import WORKER_NAME, Counters
+from dafu.agents.users import UsersAgent
+from dafu.features.catalogue import CATALOGUE_HASH, FEATURES
+from dafu.tables.records import MemoryRecords
+from dafu.tables.store import PartitionedStore
+from dafu.tables.table import PackedTable
+from dafu.tables.working_set import HEAD
+from dafu.web.progress import PartitionProgress, ProgressMonitor
+
+__all__ = ["Status", "TableSizes", "WorkerStatus"]
+
+_SLICE: Final = 10_000
+_SIZES_SECONDS: Final = 60.0
+
+
+class WorkerStatus(Struct, frozen=True):
+    """Which process this is."""
+
+    name: str
+    version: str
+    url: str
+    uptime_s: float
+
+
+class RulesStatus(Struct, frozen=True):
+    """The rules in force, by mode."""
+
+    version: str
+    live: int
+    shadow: int
+    off: int
+
+
+class ModelStatus(Struct, frozen=True):
+    """The model in force; `degraded` without one: rules decide alone."""
+
+    name: str | None
+    version: str | None
+    degraded: bool
+
+
+class FeaturesStatus(Struct, frozen=True):
+    """The feature catalogue in force."""
+
+    hash: str
+    count: int
+
+
+class PartitionSize(Struct, frozen=True):
+    """What a partition of a table holds here."""
+
+    partition: int
+    entities: int
+    records: int
+
+
+class TableStatus(Struct, frozen=True):
+    """A table's local partitions; `counted_s_ago` because counting is not done at every request."""
+
+    store: str
+    counted_s_ago: float
+    partitions: list[PartitionSize]
+
+
+class ConsumerStatus(Struct, frozen=True):
+    """Lag by partition, how long ago it was read, and why it could not be read since, if so."""
+
+    read_s_ago: float | None
+    error: str | None
+    partitions: list[PartitionProgress]
+
+
+class Status(Struct, frozen=True):
+    """Everything that `/v1/status` says."""
+
+    worker: WorkerStatus
+    app_id: str
+    ready: bool
+    reasons: list[str]
+    assignment: dict[str, list[int]]
+    agents: dict[str, dict[str, Any]]
+    rules: RulesStatus
+    model: ModelStatus
+    features: FeaturesStatus
+    tables: dict[str, TableStatus]
+    consumer: ConsumerStatus
+
+
+class TableSizes:
+    """Counts the entities and records of a table now and then, without holding up decisions.
+
+    Parameters
+    ----------
+    table : PackedTable
+    """
+
+    def __init__(self, table: PackedTable) -> None:
+        self.table = table
+        self._sizes: list[PartitionSize] = []
+        self._counted: float | None = None
+        self._lock = asyncio.Lock()
+
+    async def status(self) -> TableStatus:
+        """The sizes, not older than a minute."""
+        async with self._lock:
+            held = self.table.records.open_partitions()
+            if (
+                self._counted is None
+                or time.monotonic() - self._counted > _SIZES_SECONDS
+                or held != [size.partition for size in self._sizes]
+            ):
+                self._sizes = [await _count(self.table.records, number) for number in held]
+                self._counted = time.monotonic()
+            ago = round(time.monotonic() - self._counted, 3)
+            return TableStatus(self.table.app.settings.store, ago, self._sizes)
+
+
+async def _count(store: PartitionedStore, number: int) -> PartitionSize:
+    records = entities = 0
+    keys = _keys(store, number)
+    while number in store.open_partitions() and (part := list(islice(keys, _SLICE))):
+        records += len(part)
+        entities += sum(key.startswith(HEAD) for key in part)
+        await asyncio.sleep(0)
+    return PartitionSize(number, entities, records)
+
+
+def _keys(store: PartitionedStore, number: int) -> Iterator[bytes]:
+    records = store.partition(number)
+    if isinstance(records, MemoryRecords):
+        return iter(list(records.data))  # a dictionary that changes can not be iterated in parts
+    return (key for key, _ in store.items(number))
+
+
+class Reporter:
+    """Says how the worker does.
+
+    Parameters
+    ----------
+    app : faust.App
+    users : UsersAgent
+    merchants : MerchantsAgent
+    max_stall_s : float
+        How long a committed offset may stand still while there is lag, in seconds.
+    """
+
+    def __init__(
+        self, app: Any, users: UsersAgent, merchants: MerchantsAgent, *, max_stall_s: float
+    ) -> None:
+        self.app = app
+        self.users = users
+        self.merchants = merchants
+        self.max_stall_s = max_stall_s
+        self.monitor = ProgressMonitor(app)
+        self._sizes = {agent.table.name: TableSizes(agent.table) for agent in (users, merchants)}
+        self._started = time.monotonic()
+
+    def dead(self) -> list[str]:
+        """Why the worker can not go on; empty if it can."""
+        if self.app.crashed:
+            return [f"the worker has crashed: {self.app.crash_reason!r}"]
+        return []
+
+    def recovering(self) -> list[str]:
+        """Why the state here is not to be relied on now; empty if it is."""
+        reasons = self.dead()
+        if self.app.should_stop:
+            reasons.append("the worker is stopping")
+        if not self.app.assignor.tables_metadata():
+            reasons.append("no partitions have been assigned yet")
+        elif self.app.rebalancing:
+            reasons.append("the consumer group is rebalancing")
+        elif not self.app.tables.actives_ready:
+            reasons.append("the tables are being recovered from their changelogs")
+        return reasons
+
+    def not_ready(self) -> list[str]:
+        """Why the worker should get no traffic; empty if it should."""
+        if reasons := self.recovering():
+            return reasons
+        monitor = self.monitor
+        reasons = [
+            f"{p.topic}[{p.partition}] has {p.lag} records to go and its committed offset "
+            f"{p.committed} has not moved for {p.committed_age_s:.0f} s"
+            for p in monitor.progress.stalled(self.max_stall_s)
+        ]
+        if monitor.silent_s > self.max_stall_s:
+            why = monitor.error or "nobody tried"
+            reasons.append(f"the offsets have not been read for {monitor.silent_s:.0f} s: {why}")
+        return reasons
+
+    async def status(self) -> Status:
+        """All there is to say."""
+        reasons = self.not_ready()
+        stage = self.merchants.stage
+        modes = [rule.mode for rule in stage.rules.rules]
+        model = stage.model
+        age = self.monitor.age_s
+        return Status(
+            WorkerStatus(
+                WORKER_NAME.decode(),
+                __version__,
+                str(self.app.conf.canonical_url),
+                round(time.monotonic() - self._started, 3),
+            ),
+            self.app.conf.id,
+            not reasons,
+            reasons,
+            _by_topic(self.app.assignor.assigned_actives()),
+            {
+                "users": _counted(self.users.counters),
+                "merchants": {
+                    **_counted(self.merchants.counters),
+                    "decisions": dict(self.merchants.by_outcome),
+                },
+            },
+            RulesStatus(
+                stage.rules.version,
+                modes.count("live"),
+                modes.count("shadow"),
+                modes.count("off"),
+            ),
+            ModelStatus(
+                None if model is None else model.name,
+                None if model is None else model.version,
+                model is None,
+            ),
+            FeaturesStatus(CATALOGUE_HASH, len(FEATURES)),
+            {name: await sizes.status() for name, sizes in self._sizes.items()},
+            ConsumerStatus(
+                None if age is None else round(age, 3),
+                self.monitor.error,
+                self.monitor.progress.partitions,
+            ),
+        )
+
+
+def _counted(counters: Counters) -> dict[str, Any]:
+    out: dict[str, Any] = msgspec.to_builtins(counters)
+    at = out["last_batch_at"]
+    out["last_batch_at"] = (
+        datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if at
+        else None
+    )
+    out["busy_seconds"] = round(out["busy_seconds"], 6)
+    return out
+
+
+def _by_topic(partitions: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    out: defaultdict[str, list[int]] = defaultdict(list)
+    for topic, partition in sorted(partitions):
+        out[topic].append(partition)
+    return dict(out)

@@ -1,0 +1,60 @@
+"""The compiled helpers of both kernels, one by one."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dafu.features.state import N_WINDOWS, WINDOW_MS
+from dafu.features.windows import TABLE_SIZE, count_distinct, linear_count, median, window_of
+from tests.oracle import MS
+
+finite = st.floats(0, 1e12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(finite, st.sampled_from((1.0, 2.0))), min_size=1, max_size=50))
+def test_median(values: list[float]) -> None:
+    scratch = np.array([*values, -1.0, 1e13])
+    assert median(scratch, len(values)) == statistics.median(values)
+    assert sorted(scratch[:-2]) == sorted(values), "reordered, not changed"
+
+
+def test_window_edges() -> None:
+    assert WINDOW_MS.tolist() == list(MS.values())
+    for k, length in enumerate(MS.values()):
+        assert window_of(length - 1) == k
+        assert window_of(length) == k + 1
+    assert window_of(0) == 0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(1, 5), st.integers(0, 3).map(lambda k: 2**63 + k * TABLE_SIZE)),
+            st.sampled_from([0, *(m + d for m in MS.values() for d in (-1, 0))]),
+        ),
+        max_size=40,
+    )
+)
+def test_distinct_values_by_their_youngest_sight(seen: list[tuple[int, int]]) -> None:
+    tables = (np.zeros(TABLE_SIZE, np.uint64), *(np.zeros(TABLE_SIZE, np.int64) for _ in range(2)))
+    youngest = np.zeros(N_WINDOWS + 1, np.int64)
+    for value, age in seen:
+        count_distinct(cast("int", np.uint64(value)), age, 1, tables[0], tables[1], tables[2], youngest)
+    for k, length in enumerate(MS.values()):
+        assert youngest[: k + 1].sum() == len({v for v, age in seen if age < length})
+
+
+@pytest.mark.parametrize("slots", [128, 512])
+def test_linear_count_is_the_formula_and_finite_when_full(slots: int) -> None:
+    assert linear_count(slots, slots) == 0.0
+    assert linear_count(slots // 2, slots) == pytest.approx(slots * math.log(2))
+    assert linear_count(0, slots) == pytest.approx(slots * math.log(2 * slots))

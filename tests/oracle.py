@@ -1,0 +1,353 @@
+"""Features recomputed from the catalogue's definitions, without the kernels or their arithmetic.
+
+`UserOracle` and `MerchantOracle` are the definitions in plain Python, for short streams: every
+figure is taken afresh from the list of all transactions before. `user_history` and
+`merchant_history` say the same in numpy, an entity at a time, for tens of thousands. Nothing here
+imports `dafu.features`; both forms are quadratic in an entity's transactions.
+
+`tolerances` says how closely a feature has to agree: 0.0 means exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+WINDOWS = {
+    "1m": timedelta(minutes=1),
+    "5m": timedelta(minutes=5),
+    "1h": timedelta(hours=1),
+    "1d": timedelta(days=1),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
+MS = {name: length // timedelta(milliseconds=1) for name, length in WINDOWS.items()}
+DAY_MS = MS["1d"]
+DISTINCT = ("1h", "1d", "7d", "30d")
+EARTH_KM = 6371.0088
+THINGS = ("merchant", "device", "ip", "country")
+PLURAL = {"merchant": "merchants", "device": "devices", "ip": "ips", "country": "countries"}
+EXACT = ("count", "merchants", "devices", "ips", "countries", "users")
+EXACT_NAMES = {
+    "amount",
+    "user_amount_max_30d",
+    "user_amount_median_30d",
+    "hour",
+    "is_night",
+    "is_weekend",
+    "new_merchant",
+    "new_device",
+    "new_country",
+    "new_ip",
+    "user_total_count",
+    "user_windows_approximate",
+    "merchant_windows_approximate",
+}
+
+
+class Payment(Struct, frozen=True, kw_only=True):
+    """A transaction as the tests handle it; time in epoch milliseconds, None where missing."""
+
+    transaction_id: str
+    user_id: str
+    merchant_id: str
+    amount: float
+    time: int
+    device: str | None = None
+    ip: str | None = None
+    country: str | None = None
+    lat: float | None = None
+    long: float | None = None
+    merchant_lat: float | None = None
+    merchant_long: float | None = None
+
+    def thing(self, name: str) -> str | None:
+        value = self.merchant_id if name == "merchant" else getattr(self, name)
+        return value or None
+
+    def place(self) -> tuple[float, float] | None:
+        for lat, long in ((self.lat, self.long), (self.merchant_lat, self.merchant_long)):
+            if lat is not None and long is not None:
+                return lat, long
+        return None
+
+
+def tolerance(name: str) -> float:
+    """How far a feature may be off, relative to its size or to 1: 0.0 for exact ones."""
+    parts = name.split("_")
+    exact = len(parts) == 3 and parts[1] in EXACT and parts[2] in MS
+    return 0.0 if exact or name in EXACT_NAMES else 1e-9
+
+
+def sphere_km(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Great-circle distance by the angle between unit vectors, not by haversines."""
+    u, v = _unit(a), _unit(b)
+    cross = math.dist(
+        (u[1] * v[2], u[2] * v[0], u[0] * v[1]), (u[2] * v[1], u[0] * v[2], u[1] * v[0])
+    )
+    return EARTH_KM * math.atan2(cross, sum(x * y for x, y in zip(u, v, strict=True)))
+
+
+def _unit(place: tuple[float, float]) -> tuple[float, float, float]:
+    lat, long = math.radians(place[0]), math.radians(place[1])
+    return math.cos(lat) * math.cos(long), math.cos(lat) * math.sin(long), math.sin(lat)
+
+
+class UserOracle:
+    """All features of one user's transactions, asked for and added in order of arrival."""
+
+    def __init__(self) -> None:
+        self.seen: list[Payment] = []
+
+    def status(self, tx: Payment) -> str:
+        """`new`, `duplicate` or `conflict`, as long as nothing was forgotten yet."""
+        for old in self.seen:
+            if old.transaction_id == tx.transaction_id:
+                same = (old.time, old.amount, old.merchant_id) == (
+                    tx.time,
+                    tx.amount,
+                    tx.merchant_id,
+                )
+                return "duplicate" if same else "conflict"
+        return "new"
+
+    def add(self, tx: Payment) -> dict[str, float | None]:
+        """Features of a new transaction, which is then part of the history."""
+        out: dict[str, float | None] = {"amount": tx.amount}
+        inside = {
+            w: [p for p in self.seen if tx.time - length < p.time <= tx.time]
+            for w, length in MS.items()
+        }
+        for w, before in inside.items():
+            amounts = [p.amount for p in before] + [tx.amount]
+            out[f"user_count_{w}"] = len(amounts)
+            out[f"user_amount_sum_{w}"] = math.fsum(amounts)
+            out[f"user_amount_mean_{w}"] = statistics.fmean(amounts)
+            out[f"user_amount_std_{w}"] = statistics.pstdev(amounts)
+        earlier = inside["30d"]
+        out["user_amount_max_30d"] = max([p.amount for p in earlier] + [tx.amount])
+        out |= _against(tx.amount, [p.amount for p in earlier])
+        for name in THINGS:
+            value = tx.thing(name)
+            for w in DISTINCT:
+                values = {p.thing(name) for p in inside[w]} | {value}
+                out[f"user_{PLURAL[name]}_{w}"] = len(values - {None})
+            known = any(p.thing(name) == value for p in earlier)
+            out[f"new_{name}"] = None if value is None else float(not known)
+        out["seconds_since_last"] = _since(tx.time, [p.time for p in self.seen])
+        out |= self._places(tx)
+        when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=tx.time)
+        out["hour"] = when.hour
+        out["is_night"] = float(when.hour < 7)
+        out["is_weekend"] = float(when.isoweekday() in (6, 7))
+        out["account_age_days"] = _age(tx.time, [p.time for p in self.seen])
+        self.seen.append(tx)
+        out["user_total_count"] = len(self.seen)
+        out["user_windows_approximate"] = 0.0
+        return out
+
+    def _places(self, tx: Payment) -> dict[str, float | None]:
+        out: dict[str, float | None] = dict.fromkeys(
+            ("km_since_last", "speed_kmh", "km_from_home", "km_to_merchant")
+        )
+        if None not in (tx.lat, tx.long, tx.merchant_lat, tx.merchant_long):
+            out["km_to_merchant"] = sphere_km(
+                (tx.lat, tx.long),  # type: ignore[arg-type]
+                (tx.merchant_lat, tx.merchant_long),  # type: ignore[arg-type]
+            )
+        here = tx.place()
+        placed = [(p, at) for p in self.seen if (at := p.place()) is not None]
+        if here is not None and placed:
+            last, there = placed[-1]
+            km = sphere_km(here, there)
+            out["km_since_last"] = km
+            out["speed_kmh"] = km / max(abs(tx.time - last.time) / 3_600_000, 1 / 3600)
+            x, y, z = (math.fsum(axis) for axis in zip(*(_unit(p) for _, p in placed), strict=True))
+            home = math.degrees(math.atan2(z, math.hypot(x, y))), math.degrees(math.atan2(y, x))
+            out["km_from_home"] = sphere_km(here, home)
+        return out
+
+
+class MerchantOracle:
+    """All features of one merchant's transactions, asked for and added in order of arrival."""
+
+    def __init__(self) -> None:
+        self.seen: list[Payment] = []
+
+    def add(self, tx: Payment) -> dict[str, float | None]:
+        """Features of a transaction, which is then part of the history."""
+        out: dict[str, float | None] = {}
+        for w, length in MS.items():
+            before = [p for p in self.seen if tx.time - length < p.time <= tx.time]
+            out[f"merchant_count_{w}"] = len(before) + 1
+            out[f"merchant_amount_mean_{w}"] = statistics.fmean([p.amount for p in [*before, tx]])
+            out[f"merchant_users_{w}"] = len({p.user_id for p in [*before, tx]})
+        amounts = [p.amount for p in self.seen if tx.time - MS["30d"] < p.time <= tx.time]
+        mean = statistics.fmean(amounts) if amounts else 0.0
+        out["amount_to_merchant_mean_30d"] = tx.amount / mean if mean else None
+        out["merchant_seconds_since_last"] = _since(tx.time, [p.time for p in self.seen])
+        out["merchant_age_days"] = _age(tx.time, [p.time for p in self.seen])
+        out["merchant_windows_approximate"] = 0.0
+        self.seen.append(tx)
+        return out
+
+
+def _against(amount: float, earlier: list[float]) -> dict[str, float | None]:
+    out: dict[str, float | None] = dict.fromkeys(
+        (
+            "user_amount_median_30d",
+            "amount_to_user_mean_30d",
+            "amount_to_user_median_30d",
+            "amount_zscore_30d",
+        )
+    )
+    if not earlier:
+        return out
+    mean, median = statistics.fmean(earlier), statistics.median(earlier)
+    out["user_amount_median_30d"] = median
+    out["amount_to_user_mean_30d"] = amount / mean if mean else None
+    out["amount_to_user_median_30d"] = amount / median if median else None
+    if len(set(earlier)) > 1:
+        out["amount_zscore_30d"] = (amount - mean) / statistics.pstdev(earlier)
+    return out
+
+
+def _since(time: int, times: list[int]) -> float | None:
+    passed = [t for t in times if t <= time]
+    return (time - max(passed)) / 1000 if passed else None
+
+
+def _age(time: int, times: list[int]) -> float:
+    return max(time - min(times), 0) / DAY_MS if times else 0.0
+
+
+def user_history(
+    times: np.ndarray, amounts: np.ndarray, merchants: np.ndarray
+) -> dict[str, np.ndarray]:
+    """User features that depend on time, amount and merchant, of one user's whole history.
+
+    Parameters
+    ----------
+    times : int64 [n], epoch milliseconds, in order of arrival
+    amounts : float64 [n]
+    merchants : array [n], any hashable values
+
+    Returns
+    -------
+    dict of feature name to float64 [n]
+    """
+    out = _windowed(times, amounts, "user")
+    n = len(times)
+    for name in ("user_amount_max_30d", "user_amount_median_30d", "amount_to_user_mean_30d"):
+        out[name] = np.full(n, np.nan)
+    for name in ("amount_to_user_median_30d", "amount_zscore_30d", "new_merchant"):
+        out[name] = np.full(n, np.nan)
+    for w in DISTINCT:
+        out[f"user_merchants_{w}"] = _distinct(times, merchants, MS[w])
+    for i in range(n):
+        inside = (times[:i] > times[i] - MS["30d"]) & (times[:i] <= times[i])
+        earlier = amounts[:i][inside]
+        out["user_amount_max_30d"][i] = max(earlier.max(initial=0.0), amounts[i])
+        out["new_merchant"][i] = merchants[i] not in merchants[:i][inside]
+        for name, value in _against_array(amounts[i], earlier).items():
+            out[name][i] = value
+    moments = times.astype("datetime64[ms]")
+    hours = (moments - moments.astype("datetime64[D]")).astype("timedelta64[h]").astype(np.int64)
+    out["hour"] = hours.astype(np.float64)
+    out["is_night"] = (hours < 7).astype(np.float64)
+    out["is_weekend"] = (~np.is_busday(moments.astype("datetime64[D]"))).astype(np.float64)
+    out["user_total_count"] = np.arange(1.0, n + 1)
+    out["amount"] = amounts
+    out["seconds_since_last"], out["account_age_days"] = _since_and_age(times)
+    return out
+
+
+def merchant_history(
+    times: np.ndarray, amounts: np.ndarray, users: np.ndarray
+) -> dict[str, np.ndarray]:
+    """All merchant features of one merchant's whole history; parameters as in `user_history`."""
+    out = _windowed(times, amounts, "merchant")
+    for w in WINDOWS:
+        del out[f"merchant_amount_sum_{w}"], out[f"merchant_amount_std_{w}"]
+        out[f"merchant_users_{w}"] = _distinct(times, users, MS[w])
+    ratio = np.full(len(times), np.nan)
+    for i in range(len(times)):
+        inside = (times[:i] > times[i] - MS["30d"]) & (times[:i] <= times[i])
+        if inside.any() and (mean := amounts[:i][inside].mean()) > 0:
+            ratio[i] = amounts[i] / mean
+    out["amount_to_merchant_mean_30d"] = ratio
+    out["merchant_seconds_since_last"], out["merchant_age_days"] = _since_and_age(times)
+    return out
+
+
+def _against_array(amount: float, earlier: np.ndarray) -> dict[str, float]:
+    if not earlier.size:
+        return {}
+    mean, median = float(earlier.mean()), float(np.median(earlier))
+    out = {"user_amount_median_30d": median}
+    if mean > 0:
+        out["amount_to_user_mean_30d"] = amount / mean
+    if median > 0:
+        out["amount_to_user_median_30d"] = amount / median
+    if earlier.min() < earlier.max():
+        out["amount_zscore_30d"] = (amount - mean) / float(earlier.std())
+    return out
+
+
+def _windowed(times: np.ndarray, amounts: np.ndarray, who: str) -> dict[str, np.ndarray]:
+    n = len(times)
+    out: dict[str, np.ndarray] = {}
+    figures: dict[str, Callable[[np.ndarray], Any]] = {
+        "count": len,
+        "amount_sum": np.sum,
+        "amount_mean": np.mean,
+        "amount_std": np.std,
+    }
+    for w, length in MS.items():
+        columns = {figure: np.empty(n) for figure in figures}
+        for i in range(n):
+            inside = (times[: i + 1] > times[i] - length) & (times[: i + 1] <= times[i])
+            window = amounts[: i + 1][inside]
+            for figure, compute in figures.items():
+                columns[figure][i] = compute(window)
+        out |= {f"{who}_{figure}_{w}": column for figure, column in columns.items()}
+    return out
+
+
+def _distinct(times: np.ndarray, values: np.ndarray, length: int) -> np.ndarray:
+    out = np.empty(len(times))
+    for i in range(len(times)):
+        inside = (times[: i + 1] > times[i] - length) & (times[: i + 1] <= times[i])
+        out[i] = len(set(values[: i + 1][inside].tolist()))
+    return out
+
+
+def _since_and_age(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    since = np.full(len(times), np.nan)
+    age = np.zeros(len(times))
+    for i in range(1, len(times)):
+        passed = times[:i][times[:i] <= times[i]]
+        if passed.size:
+            since[i] = (times[i] - passed.max()) / 1000
+        age[i] = max(times[i] - times[:i].min(), 0) / DAY_MS
+    return since, age
+
+
+def assert_features(
+    names: Sequence[str], got: np.ndarray, expected: dict[str, float | None], where: object
+) -> None:
+    """Compare one row with what an oracle says of it, name by name."""
+    assert set(names) == set(expected)
+    for name, value in zip(names, got.tolist(), strict=True):
+        wanted = expected[name]
+        if wanted is None:
+            assert math.isnan(value), f"{where}: {name} is {value}, should be missing"
+            continue
+        allowed = tolerance(name) * max(abs(wanted), 1.0)
+        assert abs(value - wanted) <= allowed, f"{where}: {name} is {value!r}, not {wanted!r}"

@@ -1,0 +1,239 @@
+"""Stage two: repeats and crashes never change a decision; unreadable attributes stop nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dafu.features.catalogue import ALIASES, FEATURES, MERCHANT_FEATURES, USER_FEATURES
+from dafu.features.state import MERCHANTS
+from dafu.rules import compile_rules, parse_rules
+from dafu.schema import MAX_DEPTH, decode_decision
+from dafu.stages.batch import FORWARD, InputBatch, MerchantOutput
+from dafu.stages.decide import Thresholds
+from dafu.stages.merchants import LayoutMismatchError, MerchantStage
+from dafu.stages.names import RULE_NAMES
+from dafu.tables.records import MemoryRecords
+from tests.oracle import MerchantOracle, Payment, assert_features
+from tests.streams import (
+    START,
+    batches,
+    choices,
+    copy,
+    cuts,
+    header,
+    payments,
+    states,
+    user_stage,
+)
+
+STREAMS = st.lists(choices, min_size=1, max_size=40).map(payments)
+SIZES = st.lists(st.integers(1, 20), max_size=8)
+NAMES = [f.name for f in FEATURES]
+Log = list[tuple[bytes, bytes]]
+
+
+def merchant_stage() -> MerchantStage:
+    return MerchantStage(compile_rules([], {}, {}, {}), None, Thresholds())
+
+
+def log_with_repeats(stream: list[Payment], sizes: list[int], crashes: list[int]) -> Log:
+    """What stage one leaves in one partition downstream; at each crash a number of the changes
+    are written, and the batch is run again."""
+    records, stage, log = MemoryRecords(), user_stage(), []
+    for i, batch in enumerate(batches(stream, sizes)):
+        if i < len(crashes):
+            output = stage.run(batch, records)
+            log += list(zip(output.forward_keys, output.forward_values, strict=True))
+            records.write(output.changes[: crashes[i]])
+        output = stage.run(batch, records)
+        log += list(zip(output.forward_keys, output.forward_values, strict=True))
+        records.write(output.changes)
+    return log
+
+
+def inputs(log: Log, sizes: list[int], first: int = 0) -> list[InputBatch]:
+    out = []
+    for a, b in cuts(len(log), sizes):
+        keys, values = zip(*log[a:b], strict=True)
+        out.append(InputBatch(0, keys, values, range(first + a, first + b), [START] * (b - a)))
+    return out
+
+
+def decisions(outputs: list[MerchantOutput]) -> dict[tuple[str, str], list[bytes]]:
+    found: dict[tuple[str, str], list[bytes]] = defaultdict(list)
+    for output in outputs:
+        for key, value in zip(output.keys, output.decisions, strict=True):
+            decision = decode_decision(value)
+            assert key == decision.user_id.encode()
+            found[decision.user_id, decision.transaction_id].append(value)
+    return found
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    stream=STREAMS,
+    sizes=SIZES,
+    crashes=st.lists(st.integers(0, 20), max_size=4),
+    other=SIZES,
+    crash=st.integers(0, 100),
+    kept=st.integers(0, 1000),
+)
+def test_one_decision_each_whatever_repeats_cuts_and_crashes(
+    stream: list[Payment],
+    sizes: list[int],
+    crashes: list[int],
+    other: list[int],
+    crash: int,
+    kept: int,
+) -> None:
+    log = log_with_repeats(stream, sizes, crashes)
+    stage, records = merchant_stage(), MemoryRecords()
+    work = inputs(log, other)
+    outputs = []
+    crash %= len(work)
+    for i, batch in enumerate(work):
+        output = stage.run(batch, records)
+        if i == crash:
+            crashed = copy(records, output.changes[: kept % (len(output.changes) + 1)])
+        records.write(output.changes)
+        outputs.append(output)
+    whole = decisions(outputs)
+    sources = Counter(int(header(value)["offset"]) for _, value in log)
+    assert sum(map(len, whole.values())) == len(sources), "one decision a transaction"
+    assert sum(o.repeats for o in outputs) == len(log) - len(sources)
+
+    start = int(work[crash].offsets[0])
+    published = decisions(outputs[: crash + 1])
+    for sizes_again in (other, sizes):
+        again = copy(crashed)
+        first = start if sizes_again is sizes else 0
+        recut = inputs(log[first:], sizes_again, first)
+        late = []
+        for batch in recut:
+            late.append(stage.run(batch, again))
+            again.write(late[-1].changes)
+        repeated = decisions(late)
+        for who, values in repeated.items():
+            assert len(values) == 1
+            assert values[0] in whole[who], "the same bytes"
+        assert published.keys() | repeated.keys() == whole.keys(), "none lost"
+        assert states(MERCHANTS, again.data) == states(MERCHANTS, records.data)
+        assert again.data[b"S"] == records.data[b"S"]
+        if sizes_again is other:
+            assert again.data == records.data
+
+
+@settings(max_examples=30, deadline=None)
+@given(stream=STREAMS, sizes=SIZES)
+def test_features_come_complete_and_in_order(stream: list[Payment], sizes: list[int]) -> None:
+    log = log_with_repeats(stream, sizes, [])
+    records, stage = MemoryRecords(), merchant_stage()
+    outputs = []
+    for batch in inputs(log, sizes):
+        outputs.append(stage.run(batch, records))
+        records.write(outputs[-1].changes)
+    rows = np.vstack([o.features for o in outputs])
+    assert rows.shape == (len(log), len(NAMES))
+    oracles: dict[bytes, MerchantOracle] = defaultdict(MerchantOracle)
+    times: dict[bytes, int] = {}
+    names = [f.name for f in MERCHANT_FEATURES]
+    for (key, value), row in zip(log, rows, strict=True):
+        head = header(value)
+        assert row[: len(USER_FEATURES)].tobytes() == head["features"].tobytes()
+        tx = stream[int(head["offset"])]
+        times[key] = max(times.get(key, tx.time), tx.time)
+        expected = oracles[key].add(tx)
+        if min(times.values()) > max(times.values()) - 30 * 86_400_000:
+            assert_features(names, row[len(USER_FEATURES) :], expected, tx.transaction_id)
+
+
+def test_what_was_decided_is_fenced_and_a_repeat_is_not() -> None:
+    log = log_with_repeats(generated_stream(), [4], [0])
+    records, stage = MemoryRecords(), merchant_stage()
+    for batch in inputs(log, []):
+        output = stage.run(batch, records)
+        assert (output.fenced, output.repeats, len(output.decisions)) == (0, 4, 6)
+        records.write(output.changes)
+        again = stage.run(batch, records)
+        assert (again.fenced, again.repeats, again.decisions) == (10, 0, [])
+        assert again.changes == []
+
+
+def generated_stream() -> list[Payment]:
+    """Six payments of three users at two merchants."""
+    things, places = (None,) * 3, (None,) * 2
+    return payments([(i % 3, i % 2, 1.0, 0, 0, things, places, "new", 0) for i in range(6)])
+
+
+ATTRIBUTE_RULE = """
+version: 1
+rules:
+  - id: marked
+    condition: attributes.mark == 'x'
+    action: block
+    risk_score: 0.95
+"""
+RECORD = {"transaction_id": "t", "user_id": "u", "merchant_id": "m", "amount": 1}
+
+
+@pytest.mark.parametrize(
+    ("extra", "fires"),
+    [
+        (b'"mark": "x"', True),
+        (b'"mark": "y"', False),
+        (b'"other": 1', False),
+        (b'"mark": 1e999', False),
+        (b'"mark": "\xff"', False),
+        (b'"mark": ' + b"9" * 5000, False),
+        (b'"mark": "x", "\xff": 1', True),
+        (b'"mark": {"deep": ' + b"[" * (MAX_DEPTH - 2) + b"]" * (MAX_DEPTH - 2) + b"}", False),
+    ],
+)
+def test_an_unreadable_attribute_is_a_missing_one(extra: bytes, fires: bool) -> None:
+    rules = parse_rules(ATTRIBUTE_RULE, RULE_NAMES, ALIASES)
+    stage = MerchantStage(rules, None, Thresholds())
+    plain = json.dumps({**RECORD, "timestamp": START}).encode()
+    values = [plain[:-1] + b", " + extra + b"}", plain.replace(b'"t"', b'"t2"')]
+    first = user_stage().run(
+        InputBatch(0, [b"u"] * 2, values, [0, 1], [START] * 2), MemoryRecords()
+    )
+    assert first.rejected == []
+    batch = InputBatch(0, first.forward_keys, first.forward_values, [0, 1], [START] * 2)
+    output = stage.run(batch, MemoryRecords())
+    decided = [decode_decision(d) for d in output.decisions]
+    assert [d.decision for d in decided] == ["block" if fires else "approve", "approve"]
+
+
+def test_an_attribute_named_like_a_field_is_that_field() -> None:
+    text = ATTRIBUTE_RULE.replace("attributes.mark == 'x'", "attributes.country == country")
+    stage = MerchantStage(parse_rules(text, RULE_NAMES, ALIASES), None, Thresholds())
+    values = [json.dumps({**RECORD, "timestamp": START, "country": "DE"}).encode()]
+    first = user_stage().run(InputBatch(0, [b"u"], values, [0], [START]), MemoryRecords())
+    batch = InputBatch(0, first.forward_keys, first.forward_values, [0], [START])
+    output = stage.run(batch, MemoryRecords())
+    assert decode_decision(output.decisions[0]).decision == "block"
+
+
+def test_foreign_records_are_refused_and_other_layouts_stop() -> None:
+    log = log_with_repeats(
+        payments([(0, 0, 1.0, 0, 0, (None,) * 3, (None,) * 2, "new", 0)]), [], []
+    )
+    key, value = log[0]
+    batch = InputBatch(0, [b"m", None, key], [b"{}", value, value], [0, 1, 2], [START] * 3)
+    output = merchant_stage().run(batch, MemoryRecords())
+    assert [(r.index, r.reason) for r in output.rejected] == [
+        (0, "not_forwarded"),
+        (1, "not_forwarded"),
+    ]
+    assert len(output.decisions) == 1
+    head = np.frombuffer(value, FORWARD, 1).copy()
+    head["layout"] ^= 1
+    other = head.tobytes() + value[FORWARD.itemsize :]
+    with pytest.raises(LayoutMismatchError, match="offset 7"):
+        merchant_stage().run(InputBatch(0, [key], [other], [7], [START]), MemoryRecords())

@@ -1,0 +1,219 @@
+"""The batch sender against a running broker: what arrives, in which order, and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.partitioner import DefaultPartitioner
+
+from dafu.streaming.sender import BatchSender, SendError
+
+pytestmark = pytest.mark.broker
+
+Unique = Callable[[str], str]
+
+
+@pytest.fixture
+async def producer(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap, acks="all", max_batch_size=4096, request_timeout_ms=5000
+    )
+    await producer.start()
+    yield producer
+    await producer.stop()
+
+
+@pytest.fixture
+def sender(producer: AIOKafkaProducer) -> BatchSender:
+    return BatchSender(producer)
+
+
+async def create(bootstrap: str, topic: str, partitions: int = 1) -> str:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, partitions, 1)])
+    finally:
+        await admin.close()
+    return topic
+
+
+async def read(bootstrap: str, topic: str, partitions: int = 1) -> list[list[ConsumerRecord]]:
+    """Everything on a topic, by partition, up to its end at the time of the call."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=5
+    )
+    await consumer.start()
+    try:
+        tps = [TopicPartition(topic, p) for p in range(partitions)]
+        consumer.assign(tps)
+        ends = await consumer.end_offsets(tps)
+        found: list[list[ConsumerRecord]] = [[] for _ in tps]
+        async with asyncio.timeout(20):
+            for tp in tps:
+                while await consumer.position(tp) < ends[tp]:
+                    for got, records in (await consumer.getmany(timeout_ms=100)).items():
+                        found[got.partition].extend(records)
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def test_everything_arrives_in_order(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"))
+    values = [b"%06d" % i + b"x" * (i % 50) for i in range(3000)]
+    await sender.send(topic, [b"k"] * 3000, values)
+    (found,) = await read(bootstrap, topic)
+    assert [r.value for r in found] == values
+    assert {r.key for r in found} == {b"k"}
+
+
+async def test_keys_choose_partitions_as_kafka_does(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"), 5)
+    keys = [b"user-%d" % (i % 37) for i in range(1000)]
+    values = [b"%d" % i for i in range(1000)]
+    await sender.send(topic, keys, values)
+    found = await read(bootstrap, topic, 5)
+    oracle = DefaultPartitioner()
+    for partition, records in enumerate(found):
+        expected = [
+            v
+            for k, v in zip(keys, values, strict=True)
+            if oracle(k, [0, 1, 2, 3, 4], []) == partition
+        ]
+        assert [r.value for r in records] == expected
+
+
+async def test_posts_keep_their_order_even_before_the_topic_is_known(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"))
+    posted = [
+        sender.post(topic, [None] * 40, [b"%d-%d" % (n, i) + b"." * 200 for i in range(40)])
+        for n in range(20)
+    ]
+    await asyncio.sleep(0.05)
+    posted += [sender.post(topic, [None], [b"%d-0" % n]) for n in range(20, 30)]
+    await asyncio.gather(*posted)
+    (found,) = await read(bootstrap, topic)
+    seen = [tuple(map(int, r.value.rstrip(b".").split(b"-"))) for r in found]
+    assert seen == sorted(seen)
+    assert len(seen) == 20 * 40 + 10
+
+
+async def test_partitions_headers_and_timestamps(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"), 3)
+    await sender.send(
+        topic,
+        [b"a", None, b"c", b"d"],
+        [b"1", b"2", None, b"4"],
+        partition=[2, 0, 2, 0],
+        headers=[[("h", b"1")], [], (("h", b"3"), ("i", b"")), [("h", b"4")]],
+        timestamps=[1000, 2000, 3000, 4000],
+    )
+    await sender.send(topic, [b"e"], [b"5"], partition=1)
+    found = await read(bootstrap, topic, 3)
+    plain = [[(r.key, r.value, list(r.headers), r.timestamp) for r in part] for part in found]
+    assert plain[0] == [(None, b"2", [], 2000), (b"d", b"4", [("h", b"4")], 4000)]
+    assert plain[2] == [
+        (b"a", b"1", [("h", b"1")], 1000),
+        (b"c", None, [("h", b"3"), ("i", b"")], 3000),
+    ]
+    assert [(r.key, r.value) for r in found[1]] == [(b"e", b"5")]
+    assert found[1][0].timestamp > 1_700_000_000_000
+
+
+async def test_records_without_a_key_share_a_partition_in_turn(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"), 2)
+    for i in range(4):
+        await sender.send(topic, [None, None], [b"%d" % i, b"%d" % i])
+    found = await read(bootstrap, topic, 2)
+    assert [len(part) for part in found] == [4, 4]
+    assert [[r.value for r in part] for part in found] == [
+        [b"0", b"0", b"2", b"2"],
+        [b"1", b"1", b"3", b"3"],
+    ]
+
+
+async def test_nothing_to_send(unique: Unique, sender: BatchSender) -> None:
+    await asyncio.wait_for(sender.send(unique("no-such-topic"), [], []), 1)
+
+
+async def test_too_large_a_record_stops_all_of_them(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"))
+    with pytest.raises(SendError, match=r"record 1 of 3 has up to \d+ bytes") as caught:
+        sender.post(topic, [None] * 3, [b"a", b"b" * 2_000_000, b"c"])
+    assert caught.value.topic == topic
+    with pytest.raises(SendError, match="record 0 of 1"):
+        await sender.send(topic, [None], [b"a"], headers=[[("h", b"b" * 2_000_000)]])
+    assert await read(bootstrap, topic) == [[]]
+    # A record over the batch size, and under the request size, has a batch of its own.
+    await sender.send(topic, [None] * 3, [b"a", b"b" * 50_000, b"c"])
+    (found,) = await read(bootstrap, topic)
+    assert [len(r.value) for r in found] == [1, 50_000, 1]
+
+
+async def test_partition_that_does_not_exist(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"), 2)
+    for partition in (2, -1, [0, 2]):
+        count = 1 if isinstance(partition, int) else 2
+        with pytest.raises(SendError, match=r"partitions 0\.\.1 only"):
+            await sender.send(topic, [b""] * count, [b""] * count, partition=partition)
+    assert await read(bootstrap, topic, 2) == [[], []]
+
+
+async def test_lengths_must_agree(unique: Unique, sender: BatchSender) -> None:
+    topic = unique("t")
+    with pytest.raises(ValueError, match="differ in number"):
+        await sender.send(topic, [b"a"], [b"a", b"b"])
+    with pytest.raises(ValueError, match="differ in number"):
+        await sender.send(topic, [b"a"], [b"a"], partition=[0, 1])
+    with pytest.raises(ValueError, match="differ in number"):
+        await sender.send(topic, [b"a"], [b"a"], timestamps=[])
+
+
+async def test_a_producer_that_is_gone_closes_the_partition(bootstrap: str, unique: Unique) -> None:
+    topic = await create(bootstrap, unique("t"))
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    sender = BatchSender(producer)
+    await sender.send(topic, [b"a"], [b"1"])
+    await producer.stop()
+    first, second = sender.post(topic, [b"a"], [b"2"]), sender.post(topic, [b"a"], [b"3"])
+    with pytest.raises(SendError, match="ProducerClosed") as caught:
+        await first
+    assert (caught.value.topic, caught.value.partition) == (topic, 0)
+    with pytest.raises(SendError, match="an earlier batch failed"):
+        await second
+    with pytest.raises(SendError, match="an earlier batch failed"):
+        await sender.send(topic, [b"a"], [b"4"])
+    (found,) = await read(bootstrap, topic)
+    assert [r.value for r in found] == [b"1"]
+
+
+async def test_a_caller_that_gives_up_does_not_stop_the_records(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"))
+    waiting = asyncio.create_task(sender.send(topic, [b"a"], [b"1"]))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await sender.send(topic, [b"a"], [b"2"])
+    (found,) = await read(bootstrap, topic)
+    assert [r.value for r in found] == [b"1", b"2"]

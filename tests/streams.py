@@ -1,0 +1,215 @@
+"""Streams of payments for tests, and the ways to run them through the stages.
+
+A stream is described by small tuples of choices, which Hypothesis can shrink, and put together
+here: disorder, lateness, repeats, conflicts and missing fields included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
+
+from dafu.features.catalogue import MERCHANT_FEATURES
+from dafu.features.merchants import MERCHANT_INPUT, step_merchants
+from dafu.features.state import MERCHANTS, EntityLayout
+from dafu.stages.batch import FORWARD, InputBatch, UserOutput
+from dafu.stages.users import UserStage
+from dafu.tables.records import MemoryRecords
+from dafu.tables.working_set import HEAD, Change, PartitionRecords, WorkingSet
+from tests.oracle import DAY_MS, Payment
+
+START = 1_700_000_000_000
+SECOND, HOUR = 1000, 3_600_000
+STEPS = (0, 0, 1, SECOND, 59_999, 60_000, 300_000, HOUR, DAY_MS, 7 * DAY_MS, 10 * DAY_MS)
+"""From one arrival to the next: equal times, window edges, and weeks."""
+LATE = (0, 0, 0, 1, 60_000, HOUR, DAY_MS, 7 * DAY_MS - 1, 7 * DAY_MS)
+"""How far behind the latest time a payment arrives, up to what keeps windows exact."""
+AMOUNTS = (0.0, 0.01, 9.99, 10.0, 10.0, 129.95, 1e4, 1e9)
+PLACES = ((52.5, 179.9), (51.0, -179.9), (-33.9, 151.2), (0.0, 160.0), (60.17, 170.25))
+"""On both sides of the date line and of the equator, none opposite another."""
+BOOKKEEPING = ("archive_slot", "chunks_from")
+"""Head fields that say where records are, not what the state is."""
+
+choices = st.tuples(
+    st.integers(0, 2),  # user
+    st.integers(0, 3),  # merchant
+    st.sampled_from(AMOUNTS),
+    st.sampled_from(STEPS),
+    st.sampled_from(LATE),
+    st.tuples(*[st.sampled_from((None, "", "a", "b", "c"))] * 3),  # device, IP, country
+    st.tuples(*[st.sampled_from((None, 0, 1, 2, 3, 4))] * 2),  # user's and merchant's place
+    st.sampled_from(("new",) * 6 + ("repeat", "conflict", "half a place")),
+    st.integers(0, 10**6),
+)
+
+
+def payments(described: Iterable[tuple[Any, ...]]) -> list[Payment]:
+    """The stream that a list of choices describes, in order of arrival."""
+    out: list[Payment] = []
+    now: dict[str, int] = {}
+    for i, (user, merchant, amount, step, late, things, places, kind, pick) in enumerate(described):
+        user_id = f"u{user}"
+        latest = now.get(user_id, START) + step
+        recent = [p for p in out if p.user_id == user_id and p.time > latest - 30 * DAY_MS]
+        if kind in ("repeat", "conflict") and recent:
+            old = recent[pick % len(recent)]
+            changes = {"repeat": old.amount, "conflict": old.amount + 1.0}
+            values = {f: getattr(old, f) for f in old.__struct_fields__}
+            out.append(Payment(**{**values, "amount": changes[kind]}))
+            continue
+        now[user_id] = latest
+        time = max(latest - late, START)
+        home = PLACES[places[0]] if places[0] is not None else (None, None)
+        shop = PLACES[places[1]] if places[1] is not None else (None, None)
+        out.append(
+            Payment(
+                transaction_id=f"t{i}",
+                user_id=user_id,
+                merchant_id=f"m{merchant}",
+                amount=amount,
+                time=time,
+                device=things[0],
+                ip=things[1],
+                country=things[2],
+                lat=home[0],
+                long=None if kind == "half a place" else home[1],
+                merchant_lat=shop[0],
+                merchant_long=shop[1],
+            )
+        )
+    return out
+
+
+def to_json(p: Payment) -> bytes:
+    """The record value that a producer sends for a payment."""
+    names = {"time": "timestamp", "device": "device_fingerprint", "ip": "ip_address"}
+    fields = {names.get(f, f): getattr(p, f) for f in p.__struct_fields__}
+    return json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
+
+
+def batches(stream: Sequence[Payment], sizes: Iterable[int], first: int = 0) -> list[InputBatch]:
+    """Cut a stream into input batches; the last one takes what the sizes leave."""
+    values = [to_json(p) for p in stream]
+    keys = [p.user_id.encode() for p in stream]
+    return [
+        InputBatch(3, keys[a:b], values[a:b], range(first + a, first + b), [START] * (b - a))
+        for a, b in cuts(len(stream), sizes)
+    ]
+
+
+def cuts(n: int, sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Ranges that cover 0..n in steps of the given sizes."""
+    at = 0
+    for size in sizes:
+        if size and at < n:
+            yield at, min(at + size, n)
+            at += size
+    if at < n:
+        yield at, n
+
+
+def user_stage() -> UserStage:
+    """A stage one that takes any time for good."""
+    return UserStage(200 * 365 * DAY_MS)
+
+
+def run_users(inputs: Iterable[InputBatch], records: PartitionRecords) -> list[UserOutput]:
+    """Run batches through stage one, writing the changes of each."""
+    stage = user_stage()
+    out = []
+    for batch in inputs:
+        output = stage.run(batch, records)
+        records.write(output.changes)
+        out.append(output)
+    return out
+
+
+def forwarded(outputs: Iterable[UserOutput]) -> dict[int, tuple[bytes, bytes]]:
+    """Forwarded records by the offset of their transaction."""
+    found: dict[int, tuple[bytes, bytes]] = {}
+    for output in outputs:
+        for key, value in zip(output.forward_keys, output.forward_values, strict=True):
+            offset = int(header(value)["offset"])
+            assert offset not in found, "one transaction forwarded twice"
+            found[offset] = key, value
+    return found
+
+
+def step_merchant_kernel(
+    stream: Sequence[Payment],
+    sizes: Iterable[int],
+    records: PartitionRecords,
+    first: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run payments through stage two's kernel alone, writing the state after each batch.
+
+    Returns float64 [n, 22] features, of which the rows that are not APPLIED mean nothing, and
+    int8 [n] statuses. The payments' offsets start at `first`.
+    """
+    features = np.full((len(stream), len(MERCHANT_FEATURES)), np.nan)
+    status = np.empty(len(stream), dtype=np.int8)
+    for a, b in cuts(len(stream), sizes):
+        numbers: dict[bytes, int] = {}
+        inputs = np.empty(b - a, dtype=MERCHANT_INPUT)
+        inputs["merchant"] = [
+            numbers.setdefault(p.merchant_id.encode(), len(numbers)) for p in stream[a:b]
+        ]
+        inputs["offset"] = np.arange(first + a, first + b)
+        inputs["time"] = [p.time for p in stream[a:b]]
+        inputs["amount"] = [p.amount for p in stream[a:b]]
+        inputs["user"] = np.array(
+            [xxh3_64_intdigest(p.user_id.encode()) for p in stream[a:b]], dtype=np.uint64
+        )
+        state = WorkingSet(MERCHANTS, records, list(numbers), np.bincount(inputs["merchant"]))
+        step_merchants(
+            state.heads,
+            state.events,
+            state.origins,
+            state.archives,
+            state.archive_of,
+            inputs,
+            features[a:b],
+            status[a:b],
+        )
+        records.write(state.changes())
+    return features, status
+
+
+def header(value: bytes) -> Any:
+    """What stage one put ahead of the JSON."""
+    return np.frombuffer(value, FORWARD, 1)[0]
+
+
+def copy(records: MemoryRecords, changes: Sequence[Change] = ()) -> MemoryRecords:
+    """Records of their own, with changes on top."""
+    out = MemoryRecords()
+    out.data = dict(records.data)
+    out.write(changes)
+    return out
+
+
+def states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, tuple[bytes, ...]]:
+    """What a partition says of each of its entities, whichever records hold it: head, retained
+    events and archive, bit for bit."""
+    records = MemoryRecords()
+    records.data = dict(data)
+    entities = sorted(key[1:] for key in data if key.startswith(HEAD))
+    if not entities:
+        return {}
+    state = WorkingSet(layout, records, entities, np.zeros(len(entities), dtype=np.int64))
+    out: dict[bytes, tuple[bytes, ...]] = {}
+    for e, entity in enumerate(entities):
+        head = state.heads[e].copy()
+        for field in BOOKKEEPING:
+            head[field] = 0
+        at = state.origins[e]
+        events = state.events[at + head["first_event"] : at + head["next_event"]]
+        row = state.archive_of[e]
+        archive = state.archives[row].tobytes() if row >= 0 else b""
+        out[entity] = head.tobytes(), events.tobytes(), archive
+    return out

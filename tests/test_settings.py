@@ -1,0 +1,259 @@
+"""Settings: precedence, every problem at once with its origin, nothing secret shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from dafu.settings import ENVIRONMENT, Settings, SettingsError, Thresholds, find_conf, load_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def conf(tmp_path: Path, text: str) -> dict[str, str]:
+    path = tmp_path / "dafu.yaml"
+    path.write_text(text)
+    return {"DAFU_CONF": str(path)}
+
+
+def problems(environ: dict[str, str]) -> dict[str, str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ)
+    assert all(str(problem) in str(caught.value) for problem in caught.value.problems)
+    return {problem.setting: str(problem) for problem in caught.value.problems}
+
+
+def test_shipped_file_holds_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # away from ./conf, which would come first
+    shipped = load_settings({"DAFU_CONF": str(ROOT / "conf")})
+    assert msgspec.structs.replace(shipped, origins={}) == Settings()
+
+
+def test_every_setting_that_the_shipped_file_names_in_a_comment_exists() -> None:
+    text = (ROOT / "conf" / "dafu.yaml").read_text()
+    for variable in ENVIRONMENT:
+        assert variable in text, f"{variable} is not documented in conf/dafu.yaml"
+
+
+def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings({})
+    assert settings.broker == "127.0.0.1:9092"
+    assert settings.data_dir == Path(".dafu-data")
+    assert settings.model_path is not None
+    assert settings.model_path.parts[-3:] == ("dafu", "models", "default")
+    assert settings.rules_file.name == "rules.yaml"
+    assert settings.thresholds == Thresholds(0.7, 0.9, 0.3, 0.6, 0.85)
+    topics = settings.topics
+    assert topics.transactions == "transactions"
+    assert topics.transactions_by_merchant == "transactions-by-merchant"
+    assert topics.decisions == "decisions"
+    assert topics.dead_letters == "dead-letters"
+
+
+def test_environment_wins_over_file_wins_over_default(tmp_path: Path) -> None:
+    environ = conf(tmp_path, "app_id: from-file\nbatch_records: 7\nweb: {port: 8000}\n")
+    environ |= {"DAFU_APP_ID": "from-env", "DAFU_TOPIC_PREFIX": "eu."}
+    settings = load_settings(environ)
+    assert settings.app_id == "from-env"
+    assert settings.batch_records == 7
+    assert settings.web.port == 8000
+    assert settings.web.host == "127.0.0.1"
+    assert settings.topics.decisions == "eu.decisions"
+    assert settings.origins["web.port"].endswith("dafu.yaml:3")
+    assert settings.origins["app_id"] == "DAFU_APP_ID"
+
+
+def test_working_directory_comes_before_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "dafu.yaml").write_text("app_id: here\n")
+    (tmp_path / "conf" / "rules.yaml").write_text("")
+    settings = load_settings({})
+    assert settings.app_id == "here"
+    assert settings.rules_file == Path("conf/rules.yaml")
+    assert find_conf("dafu.yaml", {}) == Path("conf/dafu.yaml")
+
+
+def test_rules_beside_the_named_file_are_the_default(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("")
+    assert load_settings(conf(tmp_path, "")).rules_file == tmp_path / "rules.yaml"
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("")
+    settings = load_settings(conf(tmp_path, "rules_file: mine.yaml\nmodel_path: m\ndata_dir: d\n"))
+    assert settings.rules_file == tmp_path / "mine.yaml"
+    assert settings.model_path == tmp_path / "m"
+    assert settings.data_dir == tmp_path / "d"
+
+
+@pytest.mark.parametrize("text", ["model_path: none", "model_path: null", "model_path:"])
+def test_no_model(tmp_path: Path, text: str) -> None:
+    assert load_settings(conf(tmp_path, text)).model_path is None
+    assert load_settings({"MODEL_STORAGE_PATH": "none"}).model_path is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "setting", "expected"),
+    [
+        ("DAFU_BROKER", "kafka://a:1", "broker", "a:1"),
+        ("DAFU_BROKER", "kafka://a:1, kafka://b-2.c:9093", "broker", "a:1,b-2.c:9093"),
+        ("DAFU_BROKER", "[::1]:9092", "broker", "[::1]:9092"),
+        ("DAFU_STORE", "rocksdb://", "store", "rocksdb"),
+        ("DAFU_STORE", "memory://", "store", "memory"),
+        ("DAFU_BATCH_RECORDS", "12", "batch_records", 12),
+        ("DAFU_COMMIT_INTERVAL", "2", "commit_interval_s", 2.0),
+        ("DAFU_APP_ID", "", "app_id", "dafu"),
+        ("DAFU_APP_ID", "12", "app_id", "12"),
+    ],
+)
+def test_spellings(variable: str, text: str, setting: str, expected: object) -> None:
+    assert getattr(load_settings({variable: text}), setting) == expected
+
+
+def test_log_spellings() -> None:
+    log = load_settings({"LOG_LEVEL": "warn", "LOG_FORMAT": "JSON"}).log
+    assert (log.level, log.format) == ("WARNING", "json")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("DAFU_BROKER", "localhost"),
+        ("DAFU_BROKER", "localhost:0"),
+        ("DAFU_BROKER", "localhost:70000"),
+        ("DAFU_BROKER", "http://localhost:9092"),
+        ("DAFU_BROKER", "a:1,"),
+        ("DAFU_STORE", "redis://"),
+        ("DAFU_PARTITIONS", "0"),
+        ("DAFU_PARTITIONS", "two"),
+        ("DAFU_PARTITIONS", "1.5"),
+        ("DAFU_TOPIC_PREFIX", "a b"),
+        ("DAFU_TOPIC_PREFIX", "a\tb"),
+        ("DAFU_WEB_PORT", "65536"),
+        ("FRAUD_THRESHOLD", "70"),
+        ("FRAUD_THRESHOLD", "nan"),
+        ("FRAUD_THRESHOLD", "-0.1"),
+        ("DAFU_MAX_FUTURE_SKEW", "inf"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("DAFU_SECURITY_PROTOCOL", "TLS"),
+        ("DAFU_RULES", "no/such/rules.yaml"),
+        ("DAFU_SSL_CAFILE", "no/such/ca.pem"),
+        ("DAFU_DATA_DIR", __file__),
+    ],
+)
+def test_bad_values_name_the_variable(variable: str, text: str) -> None:
+    found = problems({variable: text})
+    assert list(found) == [ENVIRONMENT[variable]]
+    assert f"({variable})" in found[ENVIRONMENT[variable]]
+    assert "allowed: " in found[ENVIRONMENT[variable]]
+
+
+def test_all_problems_at_once_with_their_lines(tmp_path: Path) -> None:
+    environ = conf(
+        tmp_path,
+        "app_id: 5\n"
+        "brocker: a:1\n"
+        "topics:\n"
+        "  partitions: 0\n"
+        "  prefix: x\n"
+        "  prefix: y\n"
+        "thresholds: {fraude: 0.5}\n"
+        "port: 80\n"
+        "web: yes\n",
+    )
+    environ["DAFU_WEB_PORT"] = "http"
+    environ["DAFU_TOPICS_PREFIX"] = "x"
+    found = problems(environ)
+    name = environ["DAFU_CONF"]
+    assert f"{name}:1" in found["app_id"]
+    assert f"{name}:2" in found["brocker"]
+    assert "did you mean `broker`?" in found["brocker"]
+    assert f"{name}:4" in found["topics.partitions"]
+    assert f"{name}:6" in found["topics.prefix"]
+    assert "twice" in found["topics.prefix"]
+    assert "did you mean `fraud`?" in found["thresholds.fraude"]
+    assert "did you mean `web.port`?" in found["port"]
+    assert f"{name}:9" in found["web"]
+    assert "DAFU_WEB_PORT" in found["web.port"]
+    assert "did you mean `DAFU_TOPIC_PREFIX`?" in found["DAFU_TOPICS_PREFIX"]
+    assert len(found) == 9
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    assert load_settings({"DAFU_TEST_BROKER": "embedded", "DAFU_PORT_6066_TCP": "x"}).app_id
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["thresholds: {fraud: 0.95}", "thresholds: {high: 0.3}", "thresholds: {critical: 0.5}"],
+)
+def test_thresholds_are_in_order(tmp_path: Path, text: str) -> None:
+    (found,) = problems(conf(tmp_path, text)).values()
+    assert "in order" in found
+    assert "dafu.yaml:1" in found
+
+
+def test_equal_fraud_and_block_means_no_review(tmp_path: Path) -> None:
+    assert load_settings({"FRAUD_THRESHOLD": "0.9"}).thresholds.fraud == 0.9
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\ta: 1\n", "a: !!python/name:os.system\n"])
+def test_files_that_are_no_settings(tmp_path: Path, text: str) -> None:
+    assert "dafu.yaml" in " ".join(problems(conf(tmp_path, text)).values())
+
+
+def test_file_that_is_missing(tmp_path: Path) -> None:
+    assert "there is no file" in problems({"DAFU_CONF": str(tmp_path / "x.yaml")})["DAFU_CONF"]
+    assert "there is no file" in problems({"DAFU_CONF": str(tmp_path)})["DAFU_CONF"]
+
+
+SASL = {"DAFU_SECURITY_PROTOCOL": "sasl_plaintext", "DAFU_SASL_USER": "u"}
+
+
+def test_sasl_needs_a_password() -> None:
+    assert "DAFU_SASL_PASSWORD" in problems(SASL)["security.sasl_password"]
+    security = load_settings(SASL | {"DAFU_SASL_PASSWORD": " s3 "}).security
+    assert security.client_options() == {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "u",
+        "sasl_plain_password": " s3 ",
+    }
+
+
+def test_ssl_builds_a_context(tmp_path: Path) -> None:
+    options = load_settings({"DAFU_SECURITY_PROTOCOL": "SSL"}).security.client_options()
+    assert options["ssl_context"].check_hostname
+    (tmp_path / "ca.pem").write_text("no certificate")
+    environ = {"DAFU_SECURITY_PROTOCOL": "SSL", "DAFU_SSL_CAFILE": str(tmp_path / "ca.pem")}
+    with pytest.raises(SettingsError, match="PEM"):
+        load_settings(environ).security.client_options()
+
+
+def test_secrets_stay_hidden(tmp_path: Path) -> None:
+    settings = load_settings(SASL | {"DAFU_SASL_PASSWORD": "hunter2"})
+    assert "hunter2" not in settings.describe() + repr(settings)
+    assert "(hidden)" in settings.describe()
+    found = problems(conf(tmp_path, "security: {sasl_password: hunter2}\n"))
+    assert "hunter2" not in str(found)
+    assert "DAFU_SASL_PASSWORD" in found["security.sasl_password"]
+
+
+def test_describe_names_every_setting_and_its_origin() -> None:
+    lines = load_settings({"DAFU_BROKER": "b:1"}).describe().splitlines()
+    names = {line.split()[0] for line in lines}
+    assert set(ENVIRONMENT.values()) <= names
+    assert any(line.split() == ["broker", "b:1", "DAFU_BROKER"] for line in lines)
+
+
+def test_yaml_keys_of_the_shipped_file_are_settings() -> None:
+    document = yaml.safe_load((ROOT / "conf" / "dafu.yaml").read_text())
+    assert set(document) <= set(Settings.__struct_fields__)
