@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -33,6 +33,7 @@ MAX_AMOUNT: Final = 1e12
 MIN_TIMESTAMP_MS: Final = 946_684_800_000  # 2000-01-01T00:00:00Z
 MAX_TIMESTAMP_MS: Final = 4_102_444_800_000  # 2100-01-01T00:00:00Z
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 _EPOCH_NAIVE: Final = datetime(1970, 1, 1)
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
@@ -83,6 +84,14 @@ class Reason(Struct, frozen=True, gc=False):
     text: str
 
 
+class Explanations(Struct, frozen=True, gc=False):
+    """Risk by group of features: the larger of what the model and the live rules see in it."""
+
+    amount_risk: Unit
+    user_behavior_risk: Unit
+    merchant_risk: Unit
+
+
 class Versions(Struct, frozen=True, gc=False):
     """What decided: content hashes of the rules and the model, and of the feature catalogue."""
 
@@ -111,7 +120,7 @@ class Decision(Struct, frozen=True, gc=False):
     confidence: Annotated[float, Meta(ge=0.5, le=1.0)]
     model_used: str
     scores: dict[str, float]
-    explanations: dict[str, float]
+    explanations: Explanations
     reasons: list[Reason]
     rules_fired: list[FiredRule]
     versions: Versions
@@ -142,8 +151,7 @@ def timestamp_ms(value: datetime | int | float) -> int:
         With reason `absurd_timestamp` when the time is not within 2000..2100.
     """
     if isinstance(value, datetime):
-        delta = value - (_EPOCH if value.tzinfo is not None else _EPOCH_NAIVE)
-        ms = (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
+        ms = (value - (_EPOCH if value.tzinfo is not None else _EPOCH_NAIVE)) // _MILLISECOND
     else:
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidTransactionError("absurd_timestamp", "timestamp is not finite")

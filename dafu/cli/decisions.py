@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 import typer
 
+from dafu.decision_files import SUFFIXES, DecisionSink, open_decision_file
 from dafu.schema import Decision, decode_decision
 
 if TYPE_CHECKING:
     from dafu.settings import Settings
 
-_FIELDS: Final = Decision.__struct_fields__
-_NESTED: Final = ("scores", "explanations", "reasons", "rules_fired", "versions")
 _KINDS: Final = ("approve", "review", "block")
 _STYLES: Final = {"approve": "green", "review": "yellow", "block": "bold red"}
-_FLUSH_ROWS: Final = 20_000
 
 
 def decisions(
@@ -49,8 +44,8 @@ def decisions(
     kinds = set(_KINDS) if only is None else {kind.strip() for kind in only.split(",")}
     if not kinds <= set(_KINDS):
         raise typer.BadParameter(f"--only takes {', '.join(_KINDS)}, separated by commas")
-    if out is not None and out.suffix not in (".jsonl", ".parquet", ".csv"):
-        raise typer.BadParameter("--out takes a name that ends with .jsonl, .parquet or .csv")
+    if out is not None and out.suffix not in SUFFIXES:
+        raise typer.BadParameter(f"--out takes a name that ends with {', '.join(SUFFIXES)}")
     from dafu.settings import load_settings
 
     sink = _sink(out, count=count)
@@ -71,7 +66,12 @@ def decisions(
 
 
 async def _read(
-    settings: Settings, seen: _Seen, sink: _Sink, *, follow: bool, timeout: float | None
+    settings: Settings,
+    seen: _Seen,
+    sink: DecisionSink,
+    *,
+    follow: bool,
+    timeout: float | None,
 ) -> None:
     from dafu.cli.kafka import read_topic
 
@@ -126,27 +126,25 @@ class _Seen:
         return f"{self.by_kind.total():,} decisions ({kinds}), {self.repeats:,} repeats"
 
 
-class _Sink:
-    """Where decisions go. This one drops them: for counting."""
+class _Nowhere(DecisionSink):
+    """Drops them: for counting."""
 
-    def write(self, decisions: list[tuple[Decision, bytes]]) -> None:
+    def write(self, decisions: Sequence[tuple[Decision, bytes]]) -> None:
         """Take some more."""
 
     def close(self) -> None:
         """Take no more."""
 
 
-def _sink(out: Path | None, *, count: bool) -> _Sink:
+def _sink(out: Path | None, *, count: bool) -> DecisionSink:
     if out is None:
         if count:
-            return _Sink()
-        return _Terminal() if sys.stdout.isatty() else _Lines(None)
-    if out.suffix == ".parquet":
-        return _Parquet(out)
-    return _Csv(out) if out.suffix == ".csv" else _Lines(out)
+            return _Nowhere()
+        return _Terminal() if sys.stdout.isatty() else _Lines()
+    return open_decision_file(out)
 
 
-class _Terminal(_Sink):
+class _Terminal(DecisionSink):
     """Lines for eyes."""
 
     def __init__(self) -> None:
@@ -154,7 +152,7 @@ class _Terminal(_Sink):
 
         self._console = Console(highlight=False)
 
-    def write(self, decisions: list[tuple[Decision, bytes]]) -> None:
+    def write(self, decisions: Sequence[tuple[Decision, bytes]]) -> None:
         """Print them, each with its reasons below it."""
         from rich.text import Text
 
@@ -171,94 +169,17 @@ class _Terminal(_Sink):
                 text = Text(f"    {reason.source}: {reason.text}", "dim")
                 self._console.print(text, soft_wrap=True)
 
+    def close(self) -> None:
+        """Nothing is held back."""
 
-class _Lines(_Sink):
-    """The payloads as they are, one a line; None is standard output."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._file: Any = sys.stdout.buffer if path is None else _open(path, "wb")
-        self._own = path is not None
+class _Lines(DecisionSink):
+    """The payloads as they are, one a line, on standard output."""
 
-    def write(self, decisions: list[tuple[Decision, bytes]]) -> None:
+    def write(self, decisions: Sequence[tuple[Decision, bytes]]) -> None:
         """Write them at once, so that whoever reads the pipe sees them."""
-        self._file.writelines(payload + b"\n" for _, payload in decisions)
-        self._file.flush()
+        sys.stdout.buffer.writelines(payload + b"\n" for _, payload in decisions)
+        sys.stdout.buffer.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        if self._own:
-            self._file.close()
-
-
-class _Csv(_Sink):
-    """One column a field; what is nested is JSON text."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = _open(path, "w")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(_FIELDS)
-
-    def write(self, decisions: list[tuple[Decision, bytes]]) -> None:
-        """Write rows."""
-        for decision, _ in decisions:
-            row = _flat(decision)
-            self._writer.writerow(
-                json.dumps(value) if isinstance(value, bool) else value for value in row
-            )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class _Parquet(_Sink):
-    """As CSV, with types, and the exact bytes as `payload`."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        kinds = {"risk_score": pa.float64(), "confidence": pa.float64()}
-        kinds |= {"is_fraud": pa.bool_(), "degraded": pa.bool_()}
-        columns = [(name, kinds.get(name, pa.string())) for name in _FIELDS]
-        self._schema = pa.schema([*columns, ("payload", pa.binary())])
-        self._rows: list[tuple[Any, ...]] = []
-        _open(path, "wb").close()  # says what is wrong with the path in words
-        self._writer = parquet.ParquetWriter(path, self._schema)
-
-    def write(self, decisions: list[tuple[Decision, bytes]]) -> None:
-        """Keep rows until there are enough for a row group."""
-        self._rows.extend((*_flat(decision), payload) for decision, payload in decisions)
-        if len(self._rows) >= _FLUSH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        columns = zip(*self._rows, strict=True)
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows.clear()
-
-    def close(self) -> None:
-        """Write the rest and the footer."""
-        if self._rows:
-            self._flush()
-        self._writer.close()
-
-
-def _flat(decision: Decision) -> tuple[Any, ...]:
-    return tuple(
-        msgspec.json.encode(value).decode() if name in _NESTED else value
-        for name in _FIELDS
-        for value in (getattr(decision, name),)
-    )
-
-
-def _open(path: Path, mode: str) -> Any:
-    from dafu.errors import DafuError
-
-    try:
-        return path.open(mode) if "b" in mode else path.open(mode, encoding="utf-8", newline="")
-    except OSError as exc:
-        raise DafuError(f"{path} can not be written: {exc.strerror}") from exc
+        """Leave standard output open."""

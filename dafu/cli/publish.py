@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from dafu.cli.options import parse_moment, parse_rate
+
 if TYPE_CHECKING:
     from dafu.ingest import TransactionReader
     from dafu.settings import Settings
@@ -24,27 +26,6 @@ _IN_FLIGHT: Final = 8  # chunks without acknowledgement
 _TICK_S: Final = 0.02  # of a paced publication
 
 _Chunk = tuple[list[tuple[bytes | None, bytes]], float]  # records, event time in s (NaN: none)
-
-
-def _rate(text: str) -> float:
-    if text == "max":
-        return float("inf")
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise typer.BadParameter("give a number of transactions per second, or max")
-    return rate
-
-
-def _time(text: str | None) -> int | None:
-    from dafu.ingest import ReadError, parse_time
-
-    try:
-        return None if text is None else parse_time(text)
-    except ReadError as exc:
-        raise typer.BadParameter(str(exc)) from exc
 
 
 def publish(
@@ -67,10 +48,10 @@ def publish(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
     """Publish the transactions of a file. The topic is created if it is missing."""
-    per_second = _rate(rate)
+    per_second = parse_rate(rate)
     if speedup is not None and rate != "max":
         raise typer.BadParameter("give either --rate or --speedup")
-    window = {"since": _time(since), "until": _time(until)}
+    window = {"since": parse_moment(since), "until": parse_moment(until)}
     from dafu.ingest import TransactionReader, load_mapping
     from dafu.settings import load_settings
 

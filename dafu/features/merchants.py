@@ -22,6 +22,7 @@ from dafu.features.state import (
 )
 from dafu.features.windows import (
     MOMENTS,
+    SEEN,
     TABLE_SIZE,
     add_archived,
     add_to_buckets,
@@ -100,9 +101,7 @@ def step_merchants(
     Parameters are those of `dafu.features.users.step_users` with the merchant dtypes;
     `features` is float64[n, 22], `status` int8[n] is APPLIED or FENCED.
     """
-    ages = np.empty(TABLE_SIZE, np.int64)
-    values = np.empty(TABLE_SIZE, np.uint64)
-    stamps = np.zeros(TABLE_SIZE, np.int64)
+    seen = np.zeros(TABLE_SIZE, SEEN)
     youngest = np.empty(N_WINDOWS + 1, np.int64)
     slot_age = np.empty(MERCHANT_SLOTS, np.int64)
     moments = np.empty((N_WINDOWS, MOMENTS), np.float64)
@@ -139,9 +138,9 @@ def step_merchants(
             k = window_of(age)
             moments[k, 0] += 1.0
             moments[k, 1] += events[i].amount  # earlier ones only: their mean is wanted as well
-            count_distinct(events[i].user, age, stamp, values, ages, stamps, youngest)
+            count_distinct(events[i].user, k, stamp, seen, youngest)
         moments[0, 0] += 1.0
-        count_distinct(tx.user, 0, stamp, values, ages, stamps, youngest)
+        count_distinct(tx.user, 0, stamp, seen, youngest)
         for k in range(1, N_WINDOWS):
             moments[k, 0] += moments[k - 1, 0]
             moments[k, 1] += moments[k - 1, 1]

@@ -29,6 +29,7 @@ from dafu.features.state import (
 )
 from dafu.features.windows import (
     MOMENTS,
+    SEEN,
     TABLE_SIZE,
     add_archived,
     add_to_buckets,
@@ -234,9 +235,7 @@ def step_users(
     status : int8[n]
         APPLIED, FENCED, DUPLICATE or CONFLICT.
     """
-    ages = np.empty((_THINGS, TABLE_SIZE), np.int64)
-    values = np.empty((_THINGS, TABLE_SIZE), np.uint64)
-    stamps = np.zeros((_THINGS, TABLE_SIZE), np.int64)
+    seen = np.zeros((_THINGS, TABLE_SIZE), SEEN)
     youngest = np.empty((_THINGS, N_WINDOWS + 1), np.int64)
     distinct = np.empty((_THINGS, _N_DISTINCT), np.float64)
     slot_age = np.empty(USER_SLOTS, np.int64)
@@ -286,31 +285,29 @@ def step_users(
             earlier[n_earlier] = event.amount
             n_earlier += 1
             largest = max(largest, event.amount)
-            count_distinct(event.merchant, age, stamp, values[0], ages[0], stamps[0], youngest[0])
+            count_distinct(event.merchant, k, stamp, seen[0], youngest[0])
             seen_merchant |= event.merchant == tx.merchant
             if event.device != 0:
-                count_distinct(event.device, age, stamp, values[1], ages[1], stamps[1], youngest[1])
+                count_distinct(event.device, k, stamp, seen[1], youngest[1])
                 seen_device |= event.device == tx.device
             if event.ip != 0:
-                count_distinct(event.ip, age, stamp, values[2], ages[2], stamps[2], youngest[2])
+                count_distinct(event.ip, k, stamp, seen[2], youngest[2])
                 seen_ip |= event.ip == tx.ip
             if event.country != 0:
-                count_distinct(
-                    event.country, age, stamp, values[3], ages[3], stamps[3], youngest[3]
-                )
+                count_distinct(event.country, k, stamp, seen[3], youngest[3])
                 seen_country |= event.country == tx.country
         moments[0, 0] += 1.0
         sums[0] += tx.amount
-        count_distinct(tx.merchant, 0, stamp, values[0], ages[0], stamps[0], youngest[0])
+        count_distinct(tx.merchant, 0, stamp, seen[0], youngest[0])
         row[_NEW_MERCHANT] = 0.0 if seen_merchant else 1.0
         if tx.device != 0:
-            count_distinct(tx.device, 0, stamp, values[1], ages[1], stamps[1], youngest[1])
+            count_distinct(tx.device, 0, stamp, seen[1], youngest[1])
             row[_NEW_DEVICE] = 0.0 if seen_device else 1.0
         if tx.ip != 0:
-            count_distinct(tx.ip, 0, stamp, values[2], ages[2], stamps[2], youngest[2])
+            count_distinct(tx.ip, 0, stamp, seen[2], youngest[2])
             row[_NEW_IP] = 0.0 if seen_ip else 1.0
         if tx.country != 0:
-            count_distinct(tx.country, 0, stamp, values[3], ages[3], stamps[3], youngest[3])
+            count_distinct(tx.country, 0, stamp, seen[3], youngest[3])
             row[_NEW_COUNTRY] = 0.0 if seen_country else 1.0
         for k in range(1, N_WINDOWS):
             moments[k, 0] += moments[k - 1, 0]

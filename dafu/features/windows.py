@@ -28,8 +28,11 @@ MOMENTS: Final = 3
 """Columns of a window's moments: count, sum of (x - a), sum of (x - a)^2, with a the current amount
 for users and 0 for merchants."""
 
-TABLE_SIZE: Final = 1024
-"""Slots of the scratch hash table; at most RETAINED_MAX + 1 are ever used."""
+TABLE_SIZE: Final = 512
+"""Slots of a scratch hash table, a power of two; at most RETAINED_MAX + 1 are ever used."""
+
+SEEN: Final = np.dtype([("value", "u8"), ("stamp", "i4"), ("window", "i4")])
+"""A slot: the value, in which round it was written, and the shortest window it was seen in."""
 
 
 @kernel
@@ -95,10 +98,10 @@ def eviction_end(head: Any) -> int:
 @kernel
 def window_of(age: int) -> int:
     """Number of the shortest window that still holds an event of this age, N_WINDOWS if none."""
-    for k in range(N_WINDOWS):
-        if age < WINDOW_MS[k]:
-            return k
-    return N_WINDOWS
+    k = N_WINDOWS
+    while k > 0 and age < WINDOW_MS[k - 1]:  # longest first: most events are old
+        k -= 1
+    return k
 
 
 @kernel
@@ -128,34 +131,26 @@ def linear_count(empty: int, slots: int) -> float:
 
 
 @kernel
-def count_distinct(
-    value: int,
-    age: int,
-    stamp: int,
-    table_value: np.ndarray,
-    table_age: np.ndarray,
-    table_stamp: np.ndarray,
-    youngest: np.ndarray,
-) -> None:
-    """Note a value seen at this age; `youngest[k]` counts the values whose youngest sight falls
+def count_distinct(value: int, k: int, stamp: int, table: Any, youngest: np.ndarray) -> None:
+    """Note a value seen in window k; `youngest[k]` counts the values whose youngest sight falls
     into window k and no shorter one.
 
-    The tables form an open-addressing hash table that a new stamp empties in no time.
+    `table` (SEEN[TABLE_SIZE]) is an open-addressing hash table that a new stamp empties in no time.
     """
     mask = np.uint64(TABLE_SIZE - 1)
     slot = np.uint64(value) & mask
-    while table_stamp[slot] == stamp:
-        if table_value[slot] == value:
-            if age < table_age[slot]:
-                youngest[window_of(table_age[slot])] -= 1
-                youngest[window_of(age)] += 1
-                table_age[slot] = age
+    while table[slot].stamp == stamp:
+        if table[slot].value == value:
+            if k < table[slot].window:
+                youngest[table[slot].window] -= 1
+                youngest[k] += 1
+                table[slot].window = k
             return
         slot = (slot + np.uint64(1)) & mask
-    table_stamp[slot] = stamp
-    table_value[slot] = value
-    table_age[slot] = age
-    youngest[window_of(age)] += 1
+    table[slot].stamp = stamp
+    table[slot].value = value
+    table[slot].window = k
+    youngest[k] += 1
 
 
 @kernel

@@ -14,23 +14,15 @@ import msgspec
 import numpy as np
 
 from dafu.errors import DafuError
-from dafu.features.catalogue import CATALOGUE_HASH, INDEX, MERCHANT_FEATURES, USER_LAYOUT_HASH
+from dafu.features.catalogue import INDEX, MERCHANT_FEATURES, USER_LAYOUT_HASH
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import APPLIED, FENCED, MERCHANTS
-from dafu.models.isolation import IsolationForestModel, Scores
-from dafu.rules import Evaluation, RuleHit, RuleSet
-from dafu.schema import Decision, FiredRule, Reason, Versions, encode_decision
+from dafu.models.isolation import IsolationForestModel
+from dafu.rules import RuleSet
 from dafu.stages.batch import FORWARD, FORWARD_MAGIC, InputBatch, MerchantOutput, Rejected
-from dafu.stages.decide import APPROVE, DECISIONS, DIGITS, LEVELS, Thresholds, Verdicts, decide
-from dafu.stages.reasons import model_reason
+from dafu.stages.decide import Thresholds, decide
+from dafu.stages.decisions import DecisionWriter
 from dafu.tables.working_set import PartitionRecords, SourceMarks, WorkingSet
-
-EXPLANATIONS: Final = {
-    "amount": "amount_risk",
-    "behavior": "user_behavior_risk",
-    "merchant": "merchant_risk",
-}
-"""Feature group to the name of its explanation in a decision."""
 
 ATTRIBUTE_PREFIX: Final = "attributes."
 TEXT_FIELDS: Final = (
@@ -74,7 +66,7 @@ class MerchantStage:
         self._fields = _FieldReader(rules.names)
         self._feature_names = [n for n in rules.names if n in INDEX]
         self._columns = None if model is None else model.column_index(INDEX)
-        self._versions = Versions(rules.version, model.version if model else None, CATALOGUE_HASH)
+        self._writer = DecisionWriter(rules, model)
 
     def run(self, batch: InputBatch, records: PartitionRecords) -> MerchantOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
@@ -171,88 +163,9 @@ class MerchantStage:
         output.ingested = header["ingested"]
         output.features = features
         output.outcomes = verdicts.decision
-        output.decisions = self._encode(
+        output.decisions = self._writer.write(
             documents, header["time"], features, evaluation, scores, verdicts
         )
-
-    def _encode(
-        self,
-        documents: Sequence[Any],
-        times: np.ndarray,
-        features: np.ndarray,
-        evaluation: Evaluation,
-        scores: Scores | None,
-        verdicts: Verdicts,
-    ) -> list[bytes]:
-        stamps = np.datetime_as_string(times.astype("datetime64[ms]")).tolist()
-        risk = verdicts.risk.tolist()
-        confidence = np.round(np.maximum(verdicts.risk, 1.0 - verdicts.risk), DIGITS).tolist()
-        rule_risk = np.round(evaluation.risk, DIGITS).tolist()
-        decided = verdicts.decision.tolist()
-        levels = verdicts.level.tolist()
-        fraud = verdicts.fraud.tolist()
-        explanations = self._explanations(evaluation, scores)
-        model_name = self.model.name if self.model else None
-        model_risk = np.round(scores.risk, DIGITS).tolist() if scores is not None else None
-        used = f"{model_name}+rules" if model_name else "rules"
-        with_hits = set(evaluation.rows_with_hits().tolist())
-        versions = self._versions
-        degraded = self.model is None
-        out = []
-        for i, document in enumerate(documents):
-            reasons: list[Reason] = []
-            fired: list[FiredRule] = []
-            if i in with_hits:
-                for hit in evaluation.hits(i):
-                    fired.append(FiredRule(hit.rule_id, hit.action, hit.risk_score, hit.mode))
-                    if hit.mode == "live":
-                        reasons.append(_rule_reason(hit))
-            by_model: dict[str, float] = {}
-            if model_risk is not None and model_name is not None and scores is not None:
-                by_model[model_name] = model_risk[i]
-                if levels[i] > 0 or decided[i] != APPROVE:
-                    reason = model_reason(
-                        model_name, scores.risk[i], scores.group_risk[i], features[i]
-                    )
-                    if reason is not None:
-                        reasons.append(reason)
-            by_model["rules"] = rule_risk[i]
-            out.append(
-                encode_decision(
-                    Decision(
-                        document.transaction_id,
-                        document.user_id,
-                        document.merchant_id,
-                        stamps[i] + "Z",
-                        DECISIONS[decided[i]],
-                        risk[i],
-                        LEVELS[levels[i]],
-                        fraud[i],
-                        confidence[i],
-                        used,
-                        by_model,
-                        dict(zip(EXPLANATIONS.values(), explanations[i], strict=True)),
-                        reasons,
-                        fired,
-                        versions,
-                        degraded,
-                    )
-                )
-            )
-        return out
-
-    def _explanations(self, evaluation: Evaluation, scores: Scores | None) -> list[list[float]]:
-        """Risk by group: the larger of the model's and of the live rules'. [n][groups]."""
-        risks = np.column_stack([evaluation.group_risk[g] for g in EXPLANATIONS])
-        if scores is not None and self.model is not None:
-            order = [self.model.groups.index(g) for g in EXPLANATIONS]
-            risks = np.maximum(risks, scores.group_risk[:, order])
-        rounded: list[list[float]] = np.round(risks, DIGITS).tolist()
-        return rounded
-
-
-def _rule_reason(hit: RuleHit) -> Reason:
-    return Reason(f"rule:{hit.rule_id}", hit.text)
 
 
 def _unpack(batch: InputBatch) -> tuple[list[int], np.ndarray, list[Rejected]]:
@@ -264,17 +177,20 @@ def _unpack(batch: InputBatch) -> tuple[list[int], np.ndarray, list[Rejected]]:
         If the records come from a version with other user features.
     """
     size = FORWARD.itemsize
-    good: list[int] = []
-    rejected: list[Rejected] = []
+    keys, values = batch.keys, batch.values
     magic = FORWARD_MAGIC.to_bytes(4, "little")
-    for i, value in enumerate(batch.values):
-        if value is not None and len(value) > size and value.startswith(magic) and batch.keys[i]:
-            good.append(i)
-        else:
-            rejected.append(
-                Rejected(i, "not_forwarded", "not a record that the users agent forwarded")
-            )
-    header = np.frombuffer(b"".join([batch.values[i][:size] for i in good]), dtype=FORWARD)  # type: ignore[index]
+    good = [
+        i
+        for i, value in enumerate(values)
+        if value is not None and len(value) > size and value[:4] == magic and keys[i]
+    ]
+    rejected: list[Rejected] = []
+    if len(good) < len(values):
+        why = "not a record that the users agent forwarded"
+        rejected = [
+            Rejected(i, "not_forwarded", why) for i in sorted(set(range(len(values))) - set(good))
+        ]
+    header = np.frombuffer(b"".join([values[i][:size] for i in good]), dtype=FORWARD)  # type: ignore[index]
     other = np.flatnonzero(header["layout"] != USER_LAYOUT_HASH)
     if other.size:
         raise LayoutMismatchError(

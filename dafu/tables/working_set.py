@@ -146,7 +146,7 @@ class WorkingSet:
         firsts = (self._old_first // chunk).tolist()
         opens = (self._old_next // chunk).tolist()
         keys = [
-            chunk_key(number, entity)
+            CHUNK + number.to_bytes(8, "big") + entity
             for entity, first, end in zip(self.entities, firsts, opens, strict=True)
             if first < end
             for number in range(first, end)

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from dafu.cli.kafka import ensure_topic, opened_producer, read_topic
-from dafu.schema import Decision, FiredRule, Reason, Versions, encode_decision
+from dafu.schema import Decision, Explanations, FiredRule, Reason, Versions, encode_decision
 from dafu.settings import load_settings
 from dafu.streaming.dead_letters import Origin, headers
 from dafu.streaming.sender import BatchSender
@@ -100,7 +100,7 @@ def decision(i: int, kind: Any = "approve") -> bytes:
             confidence=0.75,
             model_used="rules",
             scores={"rules": 0.25},
-            explanations={"amount": 0.25},
+            explanations=Explanations(0.25, 0.0, 0.0),
             reasons=[Reason("rule:a", 'amount "1" > 0')],
             rules_fired=[FiredRule("a", kind, 0.25, "live")],
             versions=Versions("r", None, "f"),

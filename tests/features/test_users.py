@@ -256,15 +256,18 @@ def test_forgotten_payments_leave_no_record_and_no_error() -> None:
     stream = stream_of(times, merchant_id=[f"m{k}" for k in rng.integers(0, 9, n)])
     records = MemoryRecords()
     oracle = UserOracle()
-    most = 0
+    deleted = 0
     for output in run_users(batches(stream, [1] * n), records):
         for value in output.forward_values:
             head = header(value)
             tx = stream[int(head["offset"])]
             assert_features(NAMES, head["features"], oracle.add(tx), tx.transaction_id)
         chunks = [k for k, v in output.changes if k.startswith(CHUNK) and v is None]
-        most += len(chunks)
-    assert most >= (n - 100) // USERS.chunk, "chunks older than 37 days are deleted"
+        deleted += len(chunks)
+    assert deleted >= (n - 100) // USERS.chunk, "chunks older than 37 days are deleted"
+    _, packed, _ = states(USERS, records.data)[b"u"]
+    oldest = np.frombuffer(packed, USERS.event, USERS.chunk)
+    assert oldest["time"].max() > times[:-1].max() - 37 * DAY_MS
     held = [k for k in records.data if k.startswith(CHUNK)]
     assert len(held) <= (37 + 7) * 2 // USERS.chunk + 2
 

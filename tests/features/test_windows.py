@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dafu.features.state import N_WINDOWS, WINDOW_MS
-from dafu.features.windows import TABLE_SIZE, count_distinct, linear_count, median, window_of
+from dafu.features.windows import SEEN, TABLE_SIZE, count_distinct, linear_count, median, window_of
 from tests.oracle import MS
 
 finite = st.floats(0, 1e12)
@@ -45,10 +45,10 @@ def test_window_edges() -> None:
     )
 )
 def test_distinct_values_by_their_youngest_sight(seen: list[tuple[int, int]]) -> None:
-    tables = (np.zeros(TABLE_SIZE, np.uint64), *(np.zeros(TABLE_SIZE, np.int64) for _ in range(2)))
+    table = np.zeros(TABLE_SIZE, SEEN)
     youngest = np.zeros(N_WINDOWS + 1, np.int64)
     for value, age in seen:
-        count_distinct(cast("int", np.uint64(value)), age, 1, tables[0], tables[1], tables[2], youngest)
+        count_distinct(cast("int", np.uint64(value)), window_of(age), 1, table, youngest)
     for k, length in enumerate(MS.values()):
         assert youngest[: k + 1].sum() == len({v for v, age in seen if age < length})
 

@@ -89,6 +89,14 @@ def test_bad_records_leave_the_good_ones_alone(
     assert len(output.rejected) == len(alone.rejected) + len(bad)
 
 
+@pytest.mark.parametrize("bad", BAD, ids=range(len(BAD)))
+def test_each_bad_record_is_found_among_good_ones(bad: bytes | None) -> None:
+    good = [json.dumps({**GOOD, "transaction_id": f"t{i}"}).encode() for i in range(2)]
+    output = run([good[0], bad, good[1]])
+    assert [r.index for r in output.rejected] == [1]
+    assert len(output.forward_values) == 2
+
+
 def test_a_batch_of_bad_records_changes_nothing() -> None:
     output = run(list(BAD))
     assert [r.index for r in output.rejected] == list(range(len(BAD)))
