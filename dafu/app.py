@@ -8,10 +8,12 @@ One transaction's path: `UsersAgent.process` calls `UserStage.run`, which forwar
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import faust
 import faust.auth
+import mode.loop
 from faust.types.auth import CredentialsT
 
 from dafu.agents.merchants import MerchantsAgent
@@ -111,6 +113,7 @@ def _credentials(settings: Settings) -> CredentialsT | None:
     return faust.auth.SSLCredentials(context) if context is not None else None
 
 
+mode.loop.use("uvloop")
 settings = load_settings()
 app = App(settings)
 
@@ -143,3 +146,8 @@ register_views(app, users=users, merchants=merchants)
 @app.on_before_configured.connect  # type: ignore[untyped-decorator]
 def _prepare(_app: Any, **_: Any) -> None:
     warm_up(merchant_stage.model)
+    # What lives as long as the worker need not be looked at by every collection, and most objects
+    # of a batch die with it: collect seldom, and only what is young.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 1000)

@@ -1,13 +1,14 @@
 """Training the isolation forest on features that the stream's own stages compute.
 
 Without a file it trains on generated transactions with fixed parameters, which is how the default
-model that ships was made: `dafu train`. Needs the `train` extra.
+model that ships was made: `dafu train --out dafu/models/default`. Needs the `train` extra.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +19,9 @@ from dafu import __version__
 from dafu.errors import DafuError
 from dafu.features.catalogue import CATALOGUE_HASH, FEATURES, INDEX
 from dafu.ingest import TransactionReader, load_mapping
+from dafu.models.errors import ModelPackageError, TrainingError
 from dafu.models.isolation import IsolationForestModel
-from dafu.models.package import save_package
+from dafu.models.package import MANIFEST, save_package
 from dafu.models.training import train_isolation_forest
 from dafu.offline import run_batches
 from dafu.rules import compile_rules
@@ -106,6 +108,35 @@ def train(
         data=data,
         code=f"dafu {__version__}",
     )
+
+
+def check_before(out: Path) -> None:
+    """Find out before the work, not after it, that a training can not end well.
+
+    Raises
+    ------
+    TrainingError
+        If scikit-learn is not installed.
+    ModelPackageError
+        If `out` is something else than a package, which a package may replace.
+    """
+    if find_spec("sklearn") is None:
+        raise TrainingError(
+            "training needs scikit-learn, which is not installed; install it with "
+            "pip install 'dafu[train]'"
+        )
+    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken and not (out / MANIFEST).is_file():
+        raise ModelPackageError(f"{out} exists and is no model package; choose another path")
+
+
+def train_file(
+    reader: TransactionReader, out: Path, *, seed: int, contamination: float
+) -> IsolationForestModel:
+    """Train on a file in time order and write the package to `out`, replacing one there."""
+    data = f"file: {reader.path.name}"
+    model = train(reader, data, seed=seed, contamination=contamination)
+    return save_package(model, out, overwrite=True)
 
 
 def train_default(out: Path, *, seed: int, contamination: float) -> IsolationForestModel:

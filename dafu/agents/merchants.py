@@ -16,6 +16,7 @@ from dafu.agents.shell import (
     consume,
     input_batch,
     now_ms,
+    prepare,
     send_dead_letters,
 )
 from dafu.stages.batch import MerchantOutput
@@ -59,8 +60,7 @@ class MerchantsAgent:
 
     async def run(self, stream: Any) -> None:
         """The agent's body."""
-        for topic in self._outputs:
-            await topic.maybe_declare()
+        await prepare(stream.channel, self.table, self._outputs, self.sender())
         await consume(stream, self.process)
 
     async def process(self, chunk: RecordBatch) -> None:

@@ -16,10 +16,12 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from dafu.errors import DafuError
 from dafu.stages.batch import NO_TIMESTAMP, InputBatch, Rejected
 from dafu.streaming import dead_letters
 from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender
+from dafu.tables.table import PackedTable
 
 LATENCY: Final = "dafu-latency-ms"
 WORKER: Final = "dafu-worker"
@@ -91,6 +93,33 @@ async def all_sent(*sends: Awaitable[Any]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+class PartitionMismatchError(DafuError):
+    """A topic and the changelog of the table that it feeds have different partition counts."""
+
+
+async def prepare(
+    source: Any, table: PackedTable, outputs: Sequence[Any], sender: BatchSender
+) -> None:
+    """Create the topics that an agent needs and see that they fit together.
+
+    Raises
+    ------
+    PartitionMismatchError
+        If the source topic and the table's changelog differ in their partition counts.
+    """
+    for topic in (source, table.changelog_topic, *outputs):
+        await topic.maybe_declare()
+    name, changelog = source.get_topic_name(), table.changelog_topic_name
+    there = await sender.partition_count(name)
+    logged = await sender.partition_count(changelog)
+    if there != logged:
+        raise PartitionMismatchError(
+            f"topic {name} has {there} partitions, its changelog {changelog} has {logged}. Set "
+            f"DAFU_PARTITIONS={there} and a new DAFU_APP_ID (or delete the changelog), or create "
+            f"{name} with {logged} partitions"
+        )
 
 
 async def consume(stream: Any, process: Callable[[RecordBatch], Awaitable[None]]) -> None:

@@ -12,6 +12,7 @@ from dafu.agents.shell import (
     all_sent,
     consume,
     input_batch,
+    prepare,
     send_dead_letters,
 )
 from dafu.stages.users import UserStage
@@ -53,8 +54,7 @@ class UsersAgent:
 
     async def run(self, stream: Any) -> None:
         """The agent's body."""
-        for topic in self._outputs:
-            await topic.maybe_declare()
+        await prepare(stream.channel, self.table, self._outputs, self.sender())
         await consume(stream, self.process)
 
     async def process(self, chunk: RecordBatch) -> None:

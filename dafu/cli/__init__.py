@@ -11,7 +11,19 @@ from collections.abc import Sequence
 
 import typer
 
-from dafu.cli import broker, config, dead_letters, decisions, generate, publish, rules
+from dafu.cli import (
+    broker,
+    catalogue,
+    config,
+    dead_letters,
+    decisions,
+    demo,
+    generate,
+    publish,
+    rules,
+    score,
+    train,
+)
 from dafu.errors import DafuError
 
 __all__ = ["app", "main"]
@@ -26,12 +38,17 @@ app = typer.Typer(
 
 
 def _register() -> None:
+    app.command("demo")(demo.demo)
     app.command("broker")(broker.broker)
     app.command("publish")(publish.publish)
     app.command("decisions")(decisions.decisions)
     app.command("dead-letters")(dead_letters.dead_letters)
     app.add_typer(rules.app, name="rules")
+    app.command("score")(score.score)
+    app.command("train")(train.train)
     app.command("generate")(generate.generate)
+    app.command("features")(catalogue.features)
+    app.command("schema")(catalogue.schema)
     app.command("config")(config.config)
 
 

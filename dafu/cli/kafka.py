@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
 
 from dafu.errors import DafuError
 from dafu.settings import Settings
@@ -101,6 +101,16 @@ async def ensure_topic(settings: Settings, topic: str) -> None:
                 raise TopicError(f"topic {name} can not be created: {reason}")
 
 
+async def _partitions(settings: Settings, topic: str) -> list[int]:
+    """Partitions of a topic that exists; a consumer knows only those of topics it reads."""
+    async with _opened_admin(settings) as admin:
+        described = (await admin.describe_topics([topic]))[0]
+    error = for_code(described["error_code"])
+    if error is not NoError:
+        raise TopicError(f"topic {topic} can not be read: {error.__name__}")
+    return sorted(p["partition"] for p in described["partitions"])
+
+
 async def read_topic(
     settings: Settings, topic: str, *, follow: bool = False, timeout: float | None = None
 ) -> AsyncGenerator[Sequence[Any], None]:
@@ -133,8 +143,7 @@ async def read_topic(
             if _left(deadline) <= 0:
                 return
             await asyncio.sleep(min(0.5, _left(deadline)))
-        partitions = sorted(consumer.partitions_for_topic(topic) or ())
-        tps = [TopicPartition(topic, p) for p in partitions]
+        tps = [TopicPartition(topic, p) for p in await _partitions(settings, topic)]
         if follow:
             consumer.assign(tps)
             while _left(deadline) > 0:

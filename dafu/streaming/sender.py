@@ -179,6 +179,19 @@ class BatchSender:
             topic, keys, values, partition=partition, headers=headers, timestamps=timestamps
         )
 
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has, which must exist.
+
+        Raises
+        ------
+        SendError
+            When the broker does not know the topic.
+        """
+        try:
+            return len(await self._producer.partitions_for(topic))
+        except KafkaError as exc:
+            raise SendError(topic, None, f"no metadata: {_reason(exc)}") from exc
+
     def post(
         self,
         topic: str,

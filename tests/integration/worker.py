@@ -1,0 +1,342 @@
+"""A dafu installation for tests: topics and state of its own, and workers as real processes.
+
+`System` publishes to and reads from one set of topics and tells when its workers are done;
+`Worker` starts, watches, stops and kills one process. Both work on any Kafka broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from dafu.broker import free_port
+from dafu.cli.kafka import read_topic
+from dafu.settings import Settings, Topics
+from dafu.streaming.offsets import end_offsets
+from dafu.streaming.sender import BatchSender
+from dafu.tables.records import MemoryRecords
+from tests.web.test_worker import ask
+
+START_SECONDS: Final = 90.0
+DRAIN_SECONDS: Final = 90.0
+STOP_SECONDS: Final = 30.0
+_TAIL: Final = 6000
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+BRISK: Final = "tests.integration.brisk"
+
+Record = tuple[bytes | None, bytes | None]
+"""Key and value."""
+
+
+class Worker:
+    """One worker process; leaving its context stops it and demands exit status 0.
+
+    Parameters
+    ----------
+    directory
+        Where its log goes.
+    environment
+        Variables on top of the tests' own, of which those of dafu are left out.
+    app
+        The module whose app it runs.
+    """
+
+    def __init__(self, directory: Path, environment: dict[str, str], app: str = "dafu.app") -> None:
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.log = directory / f"worker-{uuid.uuid4().hex[:6]}.log"
+        self._app = app
+        inherited = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith("DAFU_") and k != "MODEL_STORAGE_PATH"
+        }
+        self._environment = inherited | environment | {"DAFU_WEB_PORT": str(self.port)}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "this worker has not been started"
+        return self._process
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def start(self) -> Self:
+        command = [sys.executable, "-m", "faust", "-A", self._app, "worker", "-l", "info"]
+        with self.log.open("wb") as out:
+            self._process = subprocess.Popen(
+                command, env=self._environment, stdout=out, stderr=out, cwd=ROOT
+            )
+        return self
+
+    def stop(self) -> int:
+        """Ask it to stop, as a deployment does; returns the exit status, which must be 0."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.exited(STOP_SECONDS)
+        assert status == 0, self.describe(f"stopped with exit status {status}")
+        return status
+
+    def kill(self) -> None:
+        """End it where it stands; it must not have ended by itself before."""
+        self.process.kill()
+        status = self.process.wait()
+        assert status == -signal.SIGKILL, self.describe(f"had exited with {status} before")
+
+    def exited(self, within: float) -> int:
+        """Wait until it ends and return the exit status."""
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.describe(f"did not exit within {within:.0f} s")) from None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Any:
+        """Keep it from running inside the context."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    async def ready(self) -> Self:
+        """Wait until it says that it can decide."""
+        await eventually(lambda: _ready(self.base), "ready", START_SECONDS, self)
+        return self
+
+    def describe(self, what: str) -> str:
+        """A message about this worker that ends with its last output."""
+        return f"the worker {what}; its last output:\n{self.output[-_TAIL:]}"
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is not None:
+            return
+        try:
+            if error is None:
+                self.stop()
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+
+
+async def _ready(base: str) -> bool:
+    try:
+        return bool((await asyncio.to_thread(ask, f"{base}/health/ready"))[0] == 200)
+    except OSError:
+        return False  # it does not listen yet
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[bool]], what: str, within: float, *workers: Worker
+) -> None:
+    """Poll until the condition holds; fails when it takes too long or a worker ends meanwhile."""
+    deadline = time.monotonic() + within
+    while not await condition():
+        for worker in workers:
+            status = worker.process.poll()
+            assert status is None, worker.describe(f"exited with {status} before: {what}")
+        if time.monotonic() > deadline:
+            logs = "\n".join(worker.describe("is running") for worker in workers)
+            raise AssertionError(f"not within {within:.0f} s: {what}\n{logs}")
+        await asyncio.sleep(0.03)
+
+
+class System:
+    """Topics, consumer group and data directory of one installation.
+
+    Parameters
+    ----------
+    bootstrap
+        The broker.
+    directory
+        For data and logs.
+    environment
+        What all of its workers get in their environment.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        directory: Path,
+        partitions: int = 1,
+        *,
+        app: str = "dafu.app",
+        **environment: str,
+    ) -> None:
+        name = f"{directory.name[:60]}-{uuid.uuid4().hex[:8]}"
+        self.directory = directory
+        self.settings = Settings(
+            app_id=f"{name}-app",
+            broker=bootstrap,
+            topics=Topics(prefix=f"{name}-", partitions=partitions),
+        )
+        self.topics = self.settings.topics
+        self._app = app
+        self._environment = {
+            "DAFU_BROKER": bootstrap,
+            "DAFU_APP_ID": self.settings.app_id,
+            "DAFU_TOPIC_PREFIX": self.topics.prefix,
+            "DAFU_PARTITIONS": str(partitions),
+            "DAFU_DATA_DIR": str(directory / "data"),
+            "DAFU_COMMIT_INTERVAL": "0.2",
+            **environment,
+        }
+
+    def worker(self, **environment: str) -> Worker:
+        """A worker that has not been started."""
+        return Worker(self.directory, self._environment | environment, self._app)
+
+    async def create(self, *topics: str) -> None:
+        """Create topics, before a worker would."""
+        async with self._admin() as admin:
+            new = [NewTopic(t, self.topics.partitions, 1) for t in topics]
+            response = await admin.create_topics(new)
+        assert [error[1] for error in response.topic_errors] == [0] * len(topics)
+
+    async def delete(self, topic: str) -> None:
+        """Delete a topic."""
+        async with self._admin() as admin:
+            response = await admin.delete_topics([topic])
+        assert [error[1] for error in response.topic_error_codes] == [0]
+
+    async def publish(
+        self,
+        records: Sequence[Record],
+        headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
+        topic: str | None = None,
+    ) -> None:
+        """Publish to the transactions topic (or another), which must exist."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.settings.broker,
+            acks="all",
+            max_batch_size=900_000,
+            max_request_size=1_048_576,
+        )
+        await producer.start()
+        try:
+            await BatchSender(producer).send(
+                topic or self.topics.transactions,
+                [key for key, _ in records],
+                [value for _, value in records],
+                headers=headers,
+            )
+        finally:
+            await producer.stop()
+
+    async def read(self, topic: str) -> list[list[Any]]:
+        """All records of a topic, by partition."""
+        found: list[list[Any]] = [[] for _ in range(self.topics.partitions)]
+        async for records in read_topic(self.settings, topic):
+            for record in records:
+                found[record.partition].append(record)
+        return found
+
+    async def read_flat(self, topic: str) -> list[Any]:
+        """All records of a topic, partition after partition."""
+        return [record for part in await self.read(topic) for record in part]
+
+    async def decisions(self) -> list[bytes]:
+        """All payloads on the decisions topic."""
+        return [record.value for record in await self.read_flat(self.topics.decisions)]
+
+    async def rebuilt(self, table: str) -> list[MemoryRecords]:
+        """A table as its changelog describes it, by partition."""
+        partitions = await self.read(f"{self.settings.app_id}-{table}-changelog")
+        out = []
+        for log in partitions:
+            records = MemoryRecords()
+            records.write([(record.key, record.value) for record in log])
+            out.append(records)
+        return out
+
+    async def decided(self, count: int, *workers: Worker) -> None:
+        """Wait until the decisions topic holds at least so many records."""
+        topic = self.topics.decisions
+        async with self._consumer() as consumer:
+
+            async def enough() -> bool:
+                return sum((await self._ends(consumer, topic)).values()) >= count
+
+            await eventually(enough, f"{count} decisions", DRAIN_SECONDS, *workers)
+
+    async def committed(self, topic: str) -> dict[int, int]:
+        """Committed offsets by partition, 0 where there is none."""
+        async with self._consumer(group_id=self.settings.app_id) as consumer:
+            return await self._committed(consumer, topic)
+
+    async def drained(self, *workers: Worker) -> None:
+        """Wait until the group has committed the ends of both of its input topics."""
+        # In this order: what stage one has committed it has forwarded.
+        topics = (self.topics.transactions, self.topics.transactions_by_merchant)
+        async with (
+            self._consumer() as reader,
+            self._consumer(group_id=self.settings.app_id) as member,
+        ):
+
+            async def done() -> bool:
+                return all(
+                    [
+                        await self._committed(member, t) == await self._ends(reader, t)
+                        for t in topics
+                    ]
+                )
+
+            await eventually(done, "everything committed", DRAIN_SECONDS, *workers)
+
+    async def _committed(self, consumer: AIOKafkaConsumer, topic: str) -> dict[int, int]:
+        numbers = range(self.topics.partitions)
+        return {p: await consumer.committed(TopicPartition(topic, p)) or 0 for p in numbers}
+
+    async def _ends(self, consumer: AIOKafkaConsumer, topic: str) -> dict[int, int]:
+        if topic not in await consumer.topics():
+            return {}
+        tps = [TopicPartition(topic, p) for p in range(self.topics.partitions)]
+        return {tp.partition: end for tp, end in (await end_offsets(consumer, tps)).items()}
+
+    @contextlib.asynccontextmanager
+    async def _consumer(self, **options: Any) -> Any:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.settings.broker,
+            enable_auto_commit=False,
+            fetch_max_wait_ms=5,
+            **options,
+        )
+        await consumer.start()
+        try:
+            yield consumer
+        finally:
+            await consumer.stop()
+
+    @contextlib.asynccontextmanager
+    async def _admin(self) -> Any:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.broker)
+        await admin.start()
+        try:
+            yield admin
+        finally:
+            await admin.close()
