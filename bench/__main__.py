@@ -6,6 +6,7 @@ import argparse
 import platform
 import statistics
 
+from bench import forest, rules
 from bench.throughput import Result, backlog, run_dafu, run_tutorial
 from dafu.broker import EmbeddedBroker
 
@@ -48,10 +49,14 @@ def main() -> None:
     finally:
         if embedded is not None:
             embedded.stop()
+    print(f"on {options.partitions} partitions, {options.broker or 'the embedded broker'}:")
     rate = statistics.median(r.rate for r in dafu)
     print(f"dafu: median {rate:,.0f} decisions/s")
     for baseline in baselines:
         print(f"  {rate / baseline.rate:,.1f} times {baseline.job}")
+    for title, measure in (("the forest kernel", forest.main), ("the rule engine", rules.main)):
+        print(f"\n{title}")
+        measure()
 
 
 if __name__ == "__main__":

@@ -127,15 +127,15 @@ users = UsersAgent(
     user_stage,
     app.packed_table("users"),
     app.batch_sender,
-    forward_topic=transactions_by_merchant,
-    dead_letter_topic=dead_letters,
+    topic=transactions_by_merchant,
+    dead_letters=dead_letters,
 )
 merchants = MerchantsAgent(
     merchant_stage,
     app.packed_table("merchants"),
     app.batch_sender,
-    decision_topic=decisions,
-    dead_letter_topic=dead_letters,
+    topic=decisions,
+    dead_letters=dead_letters,
 )
 
 app.agent(transactions, name="users")(users.run)

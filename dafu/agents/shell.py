@@ -7,12 +7,13 @@ when it comes back; the fences in the state make that harmless.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -22,6 +23,7 @@ from dafu.streaming import dead_letters
 from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
+from dafu.tables.working_set import Change, PartitionRecords
 
 LATENCY: Final = "dafu-latency-ms"
 WORKER: Final = "dafu-worker"
@@ -29,6 +31,9 @@ WORKER_NAME: Final = f"{socket.gethostname()}:{os.getpid()}".encode()
 
 SenderSource = Callable[[], BatchSender]
 """Gives the worker's sender once the producer has started."""
+
+Sending = Awaitable[Any]
+"""Records on their way; awaiting it waits for the broker's acknowledgement."""
 
 
 class Counters(Struct):
@@ -87,12 +92,95 @@ async def send_dead_letters(
     )
 
 
-async def all_sent(*sends: Awaitable[Any]) -> None:
+async def all_sent(*sends: Sending) -> None:
     """Wait for several sends; the first failure is raised after all have come to an end."""
     results = await asyncio.gather(*sends, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+class StageOutput(Protocol):
+    """What every stage's output has."""
+
+    rejected: list[Rejected]
+    changes: list[Change]
+    fenced: int
+
+
+Output = TypeVar("Output", bound=StageOutput)
+Output_co = TypeVar("Output_co", bound=StageOutput, covariant=True)
+
+
+class Stage(Protocol[Output_co]):
+    """A stage: a pure function of (state, batch)."""
+
+    def run(self, batch: InputBatch, records: PartitionRecords) -> Output_co:
+        """Apply a batch to the state in `records`, which is read and not written."""
+        ...
+
+
+class StageAgent(abc.ABC, Generic[Output]):
+    """Runs a stage on a stream. Owns the stage's table and is the only one to write it.
+
+    Parameters
+    ----------
+    stage : Stage
+    table : PackedTable
+        Changelogged with the partitions of the topic that the stream reads.
+    sender : callable
+        The worker's sender.
+    topic, dead_letters : Faust topics
+        Where outputs and rejected records go; created if they are missing.
+    """
+
+    def __init__(
+        self,
+        stage: Stage[Output],
+        table: PackedTable,
+        sender: SenderSource,
+        *,
+        topic: Any,
+        dead_letters: Any,
+    ) -> None:
+        self.stage = stage
+        self.table = table
+        self.sender = sender
+        self.topic: str = topic.get_topic_name()
+        self.dead_letter_topic: str = dead_letters.get_topic_name()
+        self.counters = Counters()
+        self._outputs = (topic, dead_letters)
+
+    @abc.abstractmethod
+    def publish(self, sender: BatchSender, chunk: RecordBatch, output: Output) -> list[Sending]:
+        """Start sending what the stage made of a chunk, rejected records aside."""
+
+    @abc.abstractmethod
+    def count(self, output: Output) -> None:
+        """Count what a chunk came to; called when all of it is done."""
+
+    async def run(self, stream: Any) -> None:
+        """The agent's body."""
+        await prepare(stream.channel, self.table, self._outputs, self.sender())
+        await consume(stream, self.process)
+
+    async def process(self, chunk: RecordBatch) -> None:
+        """Apply one chunk, publish what comes of it, then log and store the new state."""
+        started = time.perf_counter()
+        sender = self.sender()
+        output = self.stage.run(input_batch(chunk), self.table.partition(chunk.partition))
+        self.counters.busy_seconds += time.perf_counter() - started
+        sends = self.publish(sender, chunk, output)
+        if output.rejected:
+            sends.append(send_dead_letters(sender, self.dead_letter_topic, chunk, output.rejected))
+        await all_sent(*sends)
+        await self.table.commit_batch(sender, chunk.partition, output.changes)
+        self.counters.batches += 1
+        self.counters.records += len(chunk)
+        self.counters.rejected += len(output.rejected)
+        self.counters.fenced += output.fenced
+        self.counters.last_batch_at = time.time()
+        self.count(output)
 
 
 class PartitionMismatchError(DafuError):
@@ -123,10 +211,29 @@ async def prepare(
 
 
 async def consume(stream: Any, process: Callable[[RecordBatch], Awaitable[None]]) -> None:
-    """Feed each chunk of a stream to `process` and acknowledge it only when that returned."""
-    async for event in stream.noack().events():
-        await process(event.value)
-        await stream.ack(event)
+    """Feed each chunk of a stream to `process` and acknowledge it only when that returned.
+
+    Chunks of one partition go one after the other. Partitions share nothing, so while one waits
+    for the broker the others go on. A failure in one ends all of them.
+    """
+    lanes: dict[int, asyncio.Queue[Any]] = {}
+
+    async def work(lane: asyncio.Queue[Any]) -> None:
+        while True:
+            event = await lane.get()
+            await process(event.value)
+            await stream.ack(event)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            async for event in stream.noack().events():
+                partition = event.value.partition
+                if partition not in lanes:
+                    lanes[partition] = asyncio.Queue()
+                    group.create_task(work(lanes[partition]))
+                lanes[partition].put_nowait(event)
+    except* DafuError as failures:
+        raise failures.exceptions[0] from None
 
 
 def now_ms() -> int:

@@ -10,7 +10,8 @@ pinned, and `docs/architecture.md` says how each is used:
 
 * `Consumer._drain_messages`, `getmany`, `_getmany`, `ack`, `_new_offset`, `_acked`,
   `_acked_index`, `_read_offset`, `perform_seek`, `on_partitions_revoked`, `_new_consumer_thread`
-* `AIOKafkaConsumerThread._create_worker_consumer`, aiokafka's `_fetch_max_wait_ms`, and
+* `AIOKafkaConsumerThread._create_worker_consumer`, aiokafka's `_fetch_max_wait_ms` and its
+  fetcher's `_prefetch_backoff`, and
   `_highwaters`, whose answer ends a recovery
 * `Producer._producer`, the aiokafka producer, for its batch interface
 """
@@ -44,7 +45,14 @@ NO_PARTITIONS_WAIT: Final = 0.1
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's consumer thread with the long-poll time of fetches made a setting."""
+    """Faust's consumer thread, tuned for latency and for batches."""
+
+    async def on_start(self) -> None:
+        """Start the consumer; one partition's unread records must not hold up the others."""
+        await super().on_start()
+        # aiokafka waits up to 100 ms before it asks a broker again that has just sent records
+        # for a partition nobody has read from yet, also on behalf of all its other partitions.
+        self._ensure_consumer()._fetcher._prefetch_backoff = 0.0
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)

@@ -80,16 +80,16 @@ class Worker:
             UserStage(DAY),
             self.app.packed_table("users"),
             self.app.batch_sender,
-            forward_topic="by-merchant",
-            dead_letter_topic="dead",
+            topic=self.app.bytes_topic("by-merchant"),
+            dead_letters=self.app.bytes_topic("dead"),
         )
         rules = compile_rules(RULES, {}, RULE_NAMES, ALIASES)
         self.merchants = MerchantsAgent(
             MerchantStage(rules, None, Thresholds()),
             self.app.packed_table("merchants"),
             self.app.batch_sender,
-            decision_topic="decisions",
-            dead_letter_topic="dead",
+            topic=self.app.bytes_topic("decisions"),
+            dead_letters=self.app.bytes_topic("dead"),
         )
         self.reporter = register_views(self.app, users=self.users, merchants=self.merchants)
         self.base = f"http://127.0.0.1:{settings.web.port}"
