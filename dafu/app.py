@@ -143,7 +143,7 @@ app.agent(transactions_by_merchant, name="merchants")(merchants.run)
 register_views(app, users=users, merchants=merchants)
 
 
-@app.on_before_configured.connect  # type: ignore[untyped-decorator]
+@app.on_worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(_app: Any, **_: Any) -> None:
     warm_up(merchant_stage.model)
     # What lives as long as the worker need not be looked at by every collection, and most objects

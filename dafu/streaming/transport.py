@@ -63,6 +63,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         )
         return consumer
 
+    async def reported_ends(self, partitions: list[TP]) -> dict[TP, int]:
+        """Ends of partitions as ListOffsets has them: cheap, to watch the lag by.
+
+        The embedded broker's answer may be too low by the records of one batch.
+        """
+        ends: dict[TP, int] = await self.call_thread(super()._highwaters, partitions)
+        return ends
+
     async def _highwaters(self, partitions: list[TP]) -> dict[TP, int]:
         """Ends of partitions, by which recovery knows when it is complete."""
         conf = self.consumer.app.conf
@@ -90,6 +98,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def reported_ends(self, *partitions: TP) -> dict[TP, int]:
+        """Ends of partitions, see `ConsumerThread.reported_ends`."""
+        ends: dict[TP, int] = await self._thread.reported_ends(list(partitions))
+        return ends
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield one message for every partition that the next fetch has records of."""

@@ -134,7 +134,7 @@ class ProgressMonitor:
         assigned = {tp for tp in consumer.assignment() if tp.topic not in changelogs}
         if not assigned:
             return {}
-        ends = {TP(*tp): end for tp, end in (await consumer.highwaters(*assigned)).items()}
+        ends = {TP(*tp): end for tp, end in (await consumer.reported_ends(*assigned)).items()}
         committed = {tp: consumer._committed_offset[tp] for tp in assigned}
         if fresh := [tp for tp in assigned if committed[tp] is None]:
             # Never committed: the group starts at the first record that is still there.

@@ -79,7 +79,7 @@ class Consumer:
     def assignment(self) -> set[TP]:
         return set(self._committed_offset)
 
-    async def highwaters(self, *partitions: TP) -> dict[TP, int]:
+    async def reported_ends(self, *partitions: TP) -> dict[TP, int]:
         if self.silent:
             await asyncio.sleep(3600)
         return {tp: self.ends[tp] for tp in partitions}
