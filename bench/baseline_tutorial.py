@@ -62,6 +62,7 @@ app = faust.App(
     f"{PREFIX}baseline-tutorial",
     broker=os.environ.get("DAFU_BROKER", "kafka://127.0.0.1:9092"),
     store=os.environ.get("DAFU_BASELINE_STORE", "memory://"),
+    datadir=os.environ.get("DAFU_DATA_DIR", ".dafu-data"),
     value_serializer="json",
     topic_partitions=PARTITIONS,
     topic_replication_factor=1,

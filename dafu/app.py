@@ -50,7 +50,8 @@ class App(faust.App):  # type: ignore[misc]
             producer_linger=0.0,
             producer_max_batch_size=900_000,
             producer_request_timeout=30.0,
-            store="dafu-memory://",
+            # Set here and not at the tables: a URL without a host counts as none given there.
+            store=f"dafu-{settings.store}://",
             Table=PackedTable,
             table_standby_replicas=0,
             agent_supervisor="mode:CrashingSupervisor",
@@ -95,7 +96,6 @@ class App(faust.App):  # type: ignore[misc]
             key_type=bytes,
             value_type=bytes,
             partitions=self.settings.topics.partitions,
-            store=f"dafu-{self.settings.store}://",
         )
         return table
 

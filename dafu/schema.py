@@ -93,11 +93,12 @@ class Explanations(Struct, frozen=True, gc=False):
 
 
 class Versions(Struct, frozen=True, gc=False):
-    """What decided: content hashes of the rules and the model, and of the feature catalogue."""
+    """What decided: content hashes of rules, model, feature catalogue and thresholds."""
 
     rules: str
     model: str | None
     features: str
+    thresholds: str
 
 
 class Decision(Struct, frozen=True, gc=False):

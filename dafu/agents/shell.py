@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -24,6 +25,8 @@ from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
 from dafu.tables.working_set import Change, PartitionRecords
+
+logger = logging.getLogger(__name__)
 
 LATENCY: Final = "dafu-latency-ms"
 WORKER: Final = "dafu-worker"
@@ -202,6 +205,14 @@ async def prepare(
     name, changelog = source.get_topic_name(), table.changelog_topic_name
     there = await sender.partition_count(name)
     logged = await sender.partition_count(changelog)
+    if there != source.partitions:
+        logger.warning(
+            "topic %s has %d partitions, the settings say %d: the topic counts, and a topic's "
+            "partitions are not changed once it exists",
+            name,
+            there,
+            source.partitions,
+        )
     if there != logged:
         raise PartitionMismatchError(
             f"topic {name} has {there} partitions, its changelog {changelog} has {logged}. Set "
@@ -226,13 +237,16 @@ async def consume(stream: Any, process: Callable[[RecordBatch], Awaitable[None]]
 
     try:
         async with asyncio.TaskGroup() as group:
+            workers = []
             async for event in stream.noack().events():
                 partition = event.value.partition
                 if partition not in lanes:
                     lanes[partition] = asyncio.Queue()
-                    group.create_task(work(lanes[partition]))
+                    workers.append(group.create_task(work(lanes[partition])))
                 lanes[partition].put_nowait(event)
-    except* DafuError as failures:
+            for worker in workers:
+                worker.cancel()
+    except* Exception as failures:
         raise failures.exceptions[0] from None
 
 

@@ -24,11 +24,11 @@ def train(
         float, typer.Option(help="Share of the training rows that counts as anomalous.")
     ] = 0.01,
 ) -> None:
-    """Train the isolation forest on the features of past transactions; labels play no part.
+    r"""Train the isolation forest on the features of past transactions; labels play no part.
 
     A package in the --out directory is replaced. Workers serve it once MODEL_STORAGE_PATH names
     it; it never takes the place of the package in use by itself. The package that ships was made
-    by `dafu train --out dafu/models/default`. Needs the train extra: pip install 'dafu[train]'.
+    by `dafu train --out dafu/models/default`. Needs the train extra: pip install 'dafu\[train]'.
     """
     if not 0.0 < contamination <= 0.5:
         raise typer.BadParameter("--contamination is above 0 and at most 0.5")

@@ -7,8 +7,10 @@ block that stems from scores alone.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Final
 
+import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
@@ -39,6 +41,11 @@ class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
     medium: Fraction = 0.3
     high: Fraction = 0.6
     critical: Fraction = 0.85
+
+    @property
+    def version(self) -> str:
+        """Twelve hex digits that change with any of the values."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
 
 class Verdicts(Struct, frozen=True):

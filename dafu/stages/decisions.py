@@ -16,7 +16,7 @@ from dafu.features.catalogue import CATALOGUE_HASH
 from dafu.models.isolation import IsolationForestModel, Scores
 from dafu.rules import Evaluation, RuleSet
 from dafu.schema import Decision, Explanations, FiredRule, Reason, Versions, encode_decision
-from dafu.stages.decide import APPROVE, DECISIONS, DIGITS, LEVELS, Verdicts
+from dafu.stages.decide import APPROVE, DECISIONS, DIGITS, LEVELS, Thresholds, Verdicts
 from dafu.stages.reasons import model_reason
 
 GROUPS: Final = ("amount", "behavior", "merchant")
@@ -30,13 +30,17 @@ _NO_RULES: Final[list[FiredRule]] = []
 
 
 class DecisionWriter:
-    """Writes the decisions of one set of rules and one model (None: rules alone, degraded)."""
+    """Writes the decisions of one set of rules, model (None: rules alone) and thresholds."""
 
-    def __init__(self, rules: RuleSet, model: IsolationForestModel | None) -> None:
+    def __init__(
+        self, rules: RuleSet, model: IsolationForestModel | None, thresholds: Thresholds
+    ) -> None:
         self._model = model.name if model else None
         self._order = [model.groups.index(g) for g in GROUPS] if model else []
         self._used = f"{model.name}+{RULES}" if model else RULES
-        self._versions = Versions(rules.version, model.version if model else None, CATALOGUE_HASH)
+        self._versions = Versions(
+            rules.version, model.version if model else None, CATALOGUE_HASH, thresholds.version
+        )
 
     def write(
         self,

@@ -66,7 +66,7 @@ class MerchantStage:
         self._fields = _FieldReader(rules.names)
         self._feature_names = [n for n in rules.names if n in INDEX]
         self._columns = None if model is None else model.column_index(INDEX)
-        self._writer = DecisionWriter(rules, model)
+        self._writer = DecisionWriter(rules, model, thresholds)
 
     def run(self, batch: InputBatch, records: PartitionRecords) -> MerchantOutput:
         """Apply a batch to the state in `records`, which is read and not written."""

@@ -103,7 +103,7 @@ def decision(i: int, kind: Any = "approve") -> bytes:
             explanations=Explanations(0.25, 0.0, 0.0),
             reasons=[Reason("rule:a", 'amount "1" > 0')],
             rules_fired=[FiredRule("a", kind, 0.25, "live")],
-            versions=Versions("r", None, "f"),
+            versions=Versions("r", None, "f", "t"),
             degraded=True,
         )
     )

@@ -27,7 +27,7 @@ def decision(name: str, kind: str = "approve") -> bytes:
             explanations=Explanations(0.25, 0.0, 0.0),
             reasons=[],
             rules_fired=[],
-            versions=Versions("r", None, "f"),
+            versions=Versions("r", None, "f", "t"),
             degraded=True,
         )
     )

@@ -14,6 +14,7 @@ from dafu.agents.shell import WORKER_NAME
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, FEATURES
 from dafu.streaming.partitioner import partitions_for
 from dafu.tables.inspect import describe_merchant, describe_user
+from dafu.tables.rocksdb import RocksDBStore
 from dafu.tables.working_set import HEAD
 from dafu.web.progress import Offsets
 from tests.web.conftest import OTHER, PARTITIONS, START, Answer, Worker, payment
@@ -229,6 +230,8 @@ async def test_state_on_disk(worker: Worker, monkeypatch: pytest.MonkeyPatch) ->
     answer = await worker.user("u3")
     assert (answer.status, answer.json["total_count"]) == (200, 9)
     assert_problem(await worker.user("u7"), 404)
+    for agent in (worker.users, worker.merchants):
+        assert isinstance(agent.table.records, RocksDBStore)
     tables = (await worker.ask("/v1/status")).json["tables"]
     assert tables["users"]["store"] == "rocksdb"
     assert sum(p["entities"] for p in tables["users"]["partitions"]) == 7
