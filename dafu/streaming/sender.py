@@ -327,18 +327,23 @@ class BatchSender:
             values = [values[i] for i in chosen]
             headers = None if headers is None else [headers[i] for i in chosen]
             timestamps = None if timestamps is None else [timestamps[i] for i in chosen]
-        builder = self._producer.create_batch()
-        builders = [builder]
-        append = builder.append
         no_headers: list[tuple[str, bytes]] = []
         every = repeat(no_headers) if headers is None else headers
         times = repeat(None) if timestamps is None else timestamps
+        count = -1
+        builders: list[BatchBuilder] = []
+        append = _full
         for key, value, header, at in zip(keys, values, every, times, strict=False):
-            if append(timestamp=at, key=key, value=value, headers=header) is None:
-                builder = self._producer.create_batch()  # the last is full; a new one takes any
-                builders.append(builder)
-                append = builder.append
-                append(timestamp=at, key=key, value=value, headers=header)
+            count += 1
+            if append(count, at, key, value, header) is None:
+                if builders:
+                    builders[-1]._relative_offset = count
+                builders.append(self._producer.create_batch())
+                # The builder below: the one above it only adds serializers, at twice the cost.
+                append = builders[-1]._builder.append
+                count = 0
+                append(count, at, key, value, header)  # an empty batch takes any record
+        builders[-1]._relative_offset = count + 1
         for builder in builders:
             builder.close()  # nobody else may add to it, and it does not linger
         return builders
@@ -383,6 +388,10 @@ def _consequence(topic: str, partition: int, failure: SendError) -> SendError:
 def _check_partition(topic: str, partition: int, count: int) -> None:
     if not 0 <= partition < count:
         raise SendError(topic, partition, f"the topic has partitions 0..{count - 1} only")
+
+
+def _full(*_: object) -> None:
+    """The `append` of no builder at all."""
 
 
 def _longest(data: Sequence[bytes | None]) -> int:
