@@ -18,6 +18,7 @@ from faust.types.auth import CredentialsT
 
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.users import UsersAgent
+from dafu.errors import DafuError
 from dafu.loading import load_stages
 from dafu.logs import logging_config
 from dafu.settings import Settings, load_settings
@@ -114,15 +115,19 @@ def _credentials(settings: Settings) -> CredentialsT | None:
 
 
 mode.loop.use("uvloop")
-settings = load_settings()
-app = App(settings)
+try:
+    settings = load_settings()
+    user_stage, merchant_stage = load_stages(settings)
+    app = App(settings)
+except DafuError as exc:
+    # Faust imports this module before it can report anything itself: no traceback, exit status 1.
+    raise SystemExit(f"dafu can not start: {exc}") from exc
 
 transactions = app.bytes_topic(settings.topics.transactions)
 transactions_by_merchant = app.bytes_topic(settings.topics.transactions_by_merchant)
 decisions = app.bytes_topic(settings.topics.decisions)
 dead_letters = app.bytes_topic(settings.topics.dead_letters)
 
-user_stage, merchant_stage = load_stages(settings)
 users = UsersAgent(
     user_stage,
     app.packed_table("users"),

@@ -32,6 +32,10 @@ LATENCY: Final = "dafu-latency-ms"
 WORKER: Final = "dafu-worker"
 WORKER_NAME: Final = f"{socket.gethostname()}:{os.getpid()}".encode()
 
+MAX_DEAD_LETTER_BYTES: Final = 900_000
+"""Key and value of a dead letter, at most: with its headers it must fit the producer's limit and
+the broker's (1 MB both, unless somebody changed them), however large the record was that came."""
+
 SenderSource = Callable[[], BatchSender]
 """Gives the worker's sender once the producer has started."""
 
@@ -78,21 +82,30 @@ async def send_dead_letters(
     chunk: RecordBatch,
     rejected: Sequence[Rejected],
 ) -> None:
-    """Keep rejected records on the dead-letters topic."""
-    records = [chunk.records[r.index] for r in rejected]
-    await sender.send(
-        topic,
-        [r.key for r in records],
-        [r.value for r in records],
-        headers=[
-            dead_letters.headers(
-                dead_letters.Origin(
-                    why.reason, why.detail, chunk.topic, chunk.partition, r.offset, r.timestamp
-                )
-            )
-            for why, r in zip(rejected, records, strict=True)
-        ],
-    )
+    """Keep rejected records on the dead-letters topic, the very largest of them cut short."""
+    keys: list[bytes | None] = []
+    values: list[bytes | None] = []
+    headers: list[list[tuple[str, bytes]]] = []
+    for why in rejected:
+        r = chunk.records[why.index]
+        key, value, cut = _cut_to_size(r.key, r.value)
+        keys.append(key)
+        values.append(value)
+        origin = dead_letters.Origin(
+            why.reason, cut + why.detail, chunk.topic, chunk.partition, r.offset, r.timestamp
+        )
+        headers.append(dead_letters.headers(origin))
+    await sender.send(topic, keys, values, headers=headers)
+
+
+def _cut_to_size(key: bytes | None, value: bytes | None) -> tuple[bytes | None, bytes | None, str]:
+    """Key and value as a dead letter can carry them, and a note if that is not all of them."""
+    size = len(key or b"") + len(value or b"")
+    if size <= MAX_DEAD_LETTER_BYTES:
+        return key, value, ""
+    key = key and key[:MAX_DEAD_LETTER_BYTES]
+    value = value and value[: MAX_DEAD_LETTER_BYTES - len(key or b"")]
+    return key, value, f"(cut to {MAX_DEAD_LETTER_BYTES} of {size} bytes) "
 
 
 async def all_sent(*sends: Sending) -> None:

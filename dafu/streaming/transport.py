@@ -9,7 +9,8 @@ Hooks inside faust-streaming 0.15.3 and aiokafka 0.14.0 that this relies on; bot
 pinned, and `docs/architecture.md` says how each is used:
 
 * `Consumer._drain_messages`, `getmany`, `_getmany`, `ack`, `_new_offset`, `_acked`,
-  `_acked_index`, `_read_offset`, `perform_seek`, `on_partitions_revoked`, `_new_consumer_thread`
+  `_acked_index`, `_committed_offset`, `_read_offset`, `perform_seek`, `seek_wait`,
+  `earliest_offsets`, `_is_changelog_tp`, `on_partitions_revoked`, `_new_consumer_thread`
 * `AIOKafkaConsumerThread._create_worker_consumer`, aiokafka's `_fetch_max_wait_ms`, its
   fetcher's `_prefetch_backoff` and `PartitionRecords._consumer_record`, and
   `_highwaters`, whose answer ends a recovery
@@ -151,11 +152,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     def ack(self, message: Message) -> bool:
         """Note that a chunk is done with; its partition may be fetched again."""
-        done: bool = super().ack(message)
-        if done and self._in_flight[message.tp] > 0:
+        first = not message.acked
+        # False as well for a chunk that was committed already, which makes room like any other.
+        counted: bool = super().ack(message)
+        if first and self._in_flight[message.tp] > 0:
             self._in_flight[message.tp] -= 1
             self._room.set()
-        return done
+        return counted
 
     def _to_batch_message(self, tp: TP, records: Sequence[Record]) -> ConsumerMessage:
         last = records[-1]
@@ -205,8 +208,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Offset to commit: one past the last chunk before the first that is not acknowledged."""
         delivered = self._delivered[tp]
         acked = self._acked_index[tp]
+        committed = self._committed_offset[tp] or 0
         offset = None
-        while delivered and delivered[0] in acked:
+        # What is below the committed offset was read again after a seek that overtook a commit;
+        # Faust does not record its acknowledgement, and what follows must not wait for it.
+        while delivered and (delivered[0] in acked or delivered[0] < committed):
             offset = delivered.popleft()
             acked.discard(offset)
         if offset is None:
@@ -215,12 +221,24 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return offset + 1
 
     async def perform_seek(self) -> None:
-        """Go back to the committed offsets; what was delivered and not committed comes again."""
+        """Go back to the committed offsets; what was delivered and not committed comes again.
+
+        A partition without a committed offset goes back to its beginning. Faust would leave it
+        where the last fetch left it, and what a rebalance made that fetch drop would be lost.
+        """
         self._delivered.clear()
         self._in_flight.clear()
         self._acked.clear()
         self._acked_index.clear()
         await super().perform_seek()
+        uncommitted = {
+            tp
+            for tp in self.assignment()
+            if not self._read_offset[tp] and not self._is_changelog_tp(tp)
+        }
+        if uncommitted:
+            earliest = await self.earliest_offsets(*uncommitted)
+            await self.seek_wait({TP(tp.topic, tp.partition): at for tp, at in earliest.items()})
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget the revoked partitions' chunks: their next owner reads them again."""

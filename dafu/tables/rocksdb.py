@@ -1,7 +1,8 @@
 """The RocksDB store: a database a partition on local disk, so that a restart reads little.
 
-Options are passed at every open: a database that rocksdict opens without them falls back to the
-defaults it was compiled with. Needs the `rocksdb` extra.
+Options are passed at every open, and by column family: a database that exists already gets its
+table options (cache, Bloom filter) from nowhere else, and would run on those it was compiled with.
+Needs the `rocksdb` extra.
 """
 
 from __future__ import annotations
@@ -59,8 +60,11 @@ class RocksDBRecords:
         rocksdict = _rocksdict()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._batch = rocksdict.WriteBatch
+        options = _options(rocksdict)
         try:
-            self._db = rocksdict.Rdict(str(path), options=_options(rocksdict))
+            self._db = rocksdict.Rdict(
+                str(path), options=options, column_families={"default": options}
+            )
         except Exception as exc:
             raise StoreError(
                 f"can not open the database {path}: {exc}. If another worker uses it, give this "

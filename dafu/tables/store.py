@@ -50,18 +50,21 @@ class PartitionedStore(Store, abc.ABC):  # type: ignore[misc]
     ) -> None:
         """Apply recovered changelog chunks; each event's value is a `RecordBatch`."""
         changelog = self.table.changelog_topic_name
+        owned = self.app.tables.recovery.active_tps
         for event in batch:
             chunk: RecordBatch = event.message.value
-            if chunk.topic != changelog:
+            if chunk.topic != changelog or event.message.tp not in owned:
                 # Faust hands a chunk of a partition that was just revoked to whichever table
-                # recovered last; it belongs to another table or another worker.
+                # recovered last; it belongs to another table or another worker. Applied to a
+                # partition that was dropped, it would pass off its last offset as recovered.
                 self.log.warning("Ignoring %r: not a changelog of %s", chunk, self.table_name)
                 continue
             changes: list[Change] = [(r.key or b"", r.value) for r in chunk.records]
             try:
                 self.apply(chunk.partition, changes, event.message.offset)
             except Exception as exc:
-                self._crash(exc)
+                # Raised, it would be logged and forgotten by Faust's recovery task.
+                self.add_future(self.app.crash(exc))
                 raise
 
     async def on_rebalance(
@@ -73,9 +76,14 @@ class PartitionedStore(Store, abc.ABC):  # type: ignore[misc]
     ) -> None:
         """Drop the partitions of this table's changelog that went elsewhere."""
         changelog = self.table.changelog_topic_name
+        recovery = self.app.tables.recovery
         for tp in revoked:
             if tp.topic == changelog and tp not in assigned:
                 self.drop(tp.partition)
+                # Faust forgets how far the partition was recovered unless another rebalance
+                # interrupts this one. If it came back then, recovery would start in the middle.
+                recovery.revoke(tp)
+                recovery.active_tps.discard(tp)
 
     async def need_active_standby_for(self, tp: TP) -> bool:
         """Standby replicas are not used."""

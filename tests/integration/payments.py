@@ -24,9 +24,6 @@ from dafu.streaming.records import RecordBatch
 from dafu.tables.records import MemoryRecords
 from tests import streams
 
-USER_FACTOR = 8
-"""Transactions of a generated user, about."""
-
 
 @functools.lru_cache(maxsize=8)
 def payments(count: int, seed: int) -> tuple[tuple[bytes, bytes], ...]:
@@ -69,7 +66,8 @@ def replay_users(
     log: Sequence[Any], stage: UserStage, cut: int = 1000
 ) -> tuple[list[tuple[bytes, bytes]], MemoryRecords]:
     """Run consumed transactions of one partition through stage one: forwarded records, state."""
-    records, out = MemoryRecords(), []
+    records = MemoryRecords()
+    out: list[tuple[bytes, bytes]] = []
     for batch in _batches(log, cut):
         output = stage.run(input_batch(batch), records)
         records.write(output.changes)
@@ -81,7 +79,8 @@ def replay_merchants(
     log: Sequence[Any], stage: MerchantStage, cut: int = 1000
 ) -> tuple[list[tuple[bytes, bytes]], MemoryRecords]:
     """Run consumed records of the merchant-keyed topic through stage two: decisions, state."""
-    records, out = MemoryRecords(), []
+    records = MemoryRecords()
+    out: list[tuple[bytes, bytes]] = []
     for batch in _batches(log, cut):
         output = stage.run(input_batch(batch), records)
         records.write(output.changes)

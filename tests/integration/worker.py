@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -36,7 +36,11 @@ STOP_SECONDS: Final = 30.0
 _TAIL: Final = 6000
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+NARROW: Final = "tests.integration.narrow"
+"""The same app with a producer that sends no record larger than `NARROW_LARGEST` bytes."""
+NARROW_LARGEST: Final = 40_000
 BRISK: Final = "tests.integration.brisk"
+"""The app with short timeouts."""
 
 Record = tuple[bytes | None, bytes | None]
 """Key and value."""
@@ -105,15 +109,6 @@ class Worker:
             return self.process.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.describe(f"did not exit within {within:.0f} s")) from None
-
-    @contextlib.contextmanager
-    def frozen(self) -> Any:
-        """Keep it from running inside the context."""
-        self.process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
 
     async def ready(self) -> Self:
         """Wait until it says that it can decide."""
@@ -197,19 +192,20 @@ class System:
         )
         self.topics = self.settings.topics
         self._app = app
+        self.data = directory / "data"
         self._environment = {
             "DAFU_BROKER": bootstrap,
             "DAFU_APP_ID": self.settings.app_id,
             "DAFU_TOPIC_PREFIX": self.topics.prefix,
             "DAFU_PARTITIONS": str(partitions),
-            "DAFU_DATA_DIR": str(directory / "data"),
+            "DAFU_DATA_DIR": str(self.data),
             "DAFU_COMMIT_INTERVAL": "0.2",
             **environment,
         }
 
-    def worker(self, **environment: str) -> Worker:
+    def worker(self, app: str | None = None, **environment: str) -> Worker:
         """A worker that has not been started."""
-        return Worker(self.directory, self._environment | environment, self._app)
+        return Worker(self.directory, self._environment | environment, app or self._app)
 
     async def create(self, *topics: str) -> None:
         """Create topics, before a worker would."""
@@ -217,12 +213,6 @@ class System:
             new = [NewTopic(t, self.topics.partitions, 1) for t in topics]
             response = await admin.create_topics(new)
         assert [error[1] for error in response.topic_errors] == [0] * len(topics)
-
-    async def delete(self, topic: str) -> None:
-        """Delete a topic."""
-        async with self._admin() as admin:
-            response = await admin.delete_topics([topic])
-        assert [error[1] for error in response.topic_error_codes] == [0]
 
     async def publish(
         self,
@@ -319,7 +309,7 @@ class System:
         return {tp.partition: end for tp, end in (await end_offsets(consumer, tps)).items()}
 
     @contextlib.asynccontextmanager
-    async def _consumer(self, **options: Any) -> Any:
+    async def _consumer(self, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.settings.broker,
             enable_auto_commit=False,
@@ -333,10 +323,23 @@ class System:
             await consumer.stop()
 
     @contextlib.asynccontextmanager
-    async def _admin(self) -> Any:
+    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.broker)
         await admin.start()
         try:
             yield admin
         finally:
             await admin.close()
+
+
+async def with_both_stores(
+    scenario: Callable[[str, Path, str], Coroutine[Any, Any, None]], bootstrap: str, directory: Path
+) -> None:
+    """Play a scenario with each store, at the same time, since most of it is waiting.
+
+    It takes the broker, a directory of its own and the name of the store.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        for store in ("memory", "rocksdb"):
+            (directory / store).mkdir()
+            tasks.create_task(scenario(bootstrap, directory / store, store), name=store)

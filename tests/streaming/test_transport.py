@@ -1,0 +1,337 @@
+"""The transport: commits by whole chunks in order, with Faust's own objects; failing sends.
+
+A timeline of chunks is written as their last offsets: chunks [0..9], [10..19] are 9, 19.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import faust
+import pytest
+from faust.transport import by_url
+from faust.types import TP, ConsumerMessage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dafu.streaming.records import RecordBatch
+from dafu.streaming.transport import MAX_IN_FLIGHT, Consumer, Producer, Transport
+from tests.integration.payments import by_transaction, in_memory, payments
+from tests.integration.worker import BRISK, DRAIN_SECONDS, NARROW, NARROW_LARGEST, System
+
+EARLIEST = 3
+"""The broker has deleted what was before."""
+ONE, TWO = TP("transactions", 0), TP("transactions", 1)
+
+
+class Chunks:
+    """A consumer as the worker has it, but for the network: what it delivers and commits."""
+
+    def __init__(self, committed: Mapping[TP, int] | None = None) -> None:
+        self.app = faust.App("transport", broker="dafu://127.0.0.1:9")
+        self.committed = dict(committed or {})
+        self.delivered: list[ConsumerMessage] = []
+        self.app.topics.acks_enabled_for = lambda topic: True
+        self.consumer: Any = self.app.transport.create_consumer(
+            self._receive, on_partitions_revoked=self._nothing, on_partitions_assigned=self._nothing
+        )
+        self.consumer._commit = self._commit
+        self.consumer.assignment = lambda: {ONE, TWO}
+        self.consumer.seek_to_committed = self._seek_to_committed
+        self.consumer.earliest_offsets = self._earliest_offsets
+        self.consumer.seek_wait = self._seek_wait
+        self.position: dict[TP, int] = {}
+        self.app.producer.flush = self._nothing
+        self.consumer.resume_flow()
+
+    async def _receive(self, message: ConsumerMessage) -> None:
+        self.consumer.track_message(message)
+        self.delivered.append(message)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        for tp, offset in offsets.items():
+            assert offset > self.committed.get(tp, -1), "commits go forward only"
+            self.committed[tp] = offset
+        return True
+
+    async def _seek_to_committed(self) -> dict[TP, int | None]:
+        """As aiokafka: what has no committed offset is not moved."""
+        self.position |= self.committed
+        return {tp: self.committed.get(tp) for tp in (ONE, TWO)}
+
+    async def _earliest_offsets(self, *tps: TP) -> dict[TP, int]:
+        return dict.fromkeys(tps, EARLIEST)
+
+    async def _seek_wait(self, offsets: Mapping[TP, int]) -> None:
+        self.position |= offsets
+
+    async def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    async def deliver(self, first: int, last: int, tp: TP = ONE) -> ConsumerMessage:
+        """Deliver the chunk first..last."""
+        records: list[Any] = [
+            SimpleNamespace(key=b"k", value=b"v", offset=n, timestamp=1000 + n, headers=())
+            for n in range(first, last + 1)
+        ]
+        message: ConsumerMessage = self.consumer._to_batch_message(tp, records)
+        await self.consumer._deliver(tp, message)
+        return message
+
+    async def commit(self, tp: TP = ONE) -> int | None:
+        """Commit what may be committed; the committed offset of a partition."""
+        await self.consumer.commit()
+        return self.committed.get(tp)
+
+
+def test_is_registered_with_faust() -> None:
+    app = faust.App("transport", broker="dafu://broker.example:9093;other.example")
+    assert by_url("dafu://localhost") is Transport
+    assert isinstance(app.transport, Transport)
+    assert app.transport.Consumer is Consumer
+    assert isinstance(app.producer, Producer)
+    assert [url.host for url in app.transport.url] == ["broker.example", "other.example"]
+
+
+async def test_a_message_is_a_chunk() -> None:
+    chunks = Chunks()
+    message = await chunks.deliver(5, 7)
+    assert chunks.delivered == [message]
+    assert isinstance(message.value, RecordBatch)
+    assert [r.offset for r in message.value.records] == [5, 6, 7]
+    assert (message.tp, message.offset, message.timestamp) == (ONE, 7, 1.007)
+
+
+async def test_commits_past_the_last_record_of_a_chunk() -> None:
+    chunks = Chunks()
+    first = await chunks.deliver(0, 9)
+    assert await chunks.commit() is None
+    assert chunks.consumer.ack(first)
+    assert await chunks.commit() == 10
+    assert await chunks.commit() == 10
+    second = await chunks.deliver(10, 10)
+    chunks.consumer.ack(second)
+    assert await chunks.commit() == 11
+
+
+async def test_never_commits_past_a_chunk_that_is_not_acknowledged() -> None:
+    chunks = Chunks({ONE: 10})
+    await chunks.consumer.perform_seek()
+    first, second, third = [await chunks.deliver(n, n + 9) for n in (10, 20, 30)]
+    chunks.consumer.ack(second)
+    assert await chunks.commit() == 10
+    chunks.consumer.ack(third)
+    assert await chunks.commit() == 10
+    chunks.consumer.ack(first)
+    assert await chunks.commit() == 40
+    assert not chunks.consumer._delivered[ONE]
+    assert not chunks.consumer._acked[ONE]
+    assert not chunks.consumer._acked_index[ONE]
+
+
+async def test_gaps_of_a_compacted_topic_hold_nothing_up() -> None:
+    chunks = Chunks()
+    for first, last in ((0, 3), (17, 20), (1000, 1000)):
+        chunks.consumer.ack(await chunks.deliver(first, last))
+    assert await chunks.commit() == 1001
+
+
+async def test_partitions_do_not_wait_for_each_other() -> None:
+    chunks = Chunks()
+    await chunks.deliver(0, 9, ONE)
+    chunks.consumer.ack(await chunks.deliver(0, 4, TWO))
+    assert await chunks.commit(TWO) == 5
+    assert ONE not in chunks.committed
+
+
+@given(
+    ends=st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    order=st.randoms(use_true_random=False),
+)
+def test_commits_follow_the_oldest_open_chunk(ends: list[int], order: Any) -> None:
+    asyncio.run(commits_follow(ends, order))
+
+
+async def commits_follow(ends: list[int], order: Any) -> None:
+    chunks = Chunks()
+    messages, at = [], 0
+    for size in ends:
+        messages.append(await chunks.deliver(at, at + size - 1))
+        at += size
+    waiting = list(range(len(messages)))
+    order.shuffle(waiting)
+    done: set[int] = set()
+    for number in waiting:
+        chunks.consumer.ack(messages[number])
+        done.add(number)
+        oldest_open = next((n for n in range(len(messages)) if n not in done), len(messages))
+        expected = messages[oldest_open - 1].offset + 1 if oldest_open else None
+        assert await chunks.commit() == expected
+    assert chunks.consumer._in_flight[ONE] == 0
+
+
+async def test_an_acknowledgement_counts_once() -> None:
+    chunks = Chunks()
+    first, second = await chunks.deliver(0, 9), await chunks.deliver(10, 19)
+    assert chunks.consumer._in_flight[ONE] == MAX_IN_FLIGHT
+    assert chunks.consumer.ack(first)
+    assert not chunks.consumer.ack(first)
+    assert chunks.consumer._in_flight[ONE] == 1
+    chunks.consumer.ack(second)
+    assert chunks.consumer._in_flight[ONE] == 0
+
+
+async def test_a_full_partition_waits_for_room_and_no_longer() -> None:
+    chunks = Chunks()
+    asked: list[set[TP]] = []
+
+    async def fetch(active_partitions: set[TP], timeout: float) -> dict[TP, list[Any]]:
+        asked.append(set(active_partitions))
+        return {}
+
+    chunks.consumer._getmany = fetch
+    chunks.consumer._set_active_tps({ONE, TWO})
+
+    async def poll() -> None:
+        async for _ in chunks.consumer.getmany(timeout=30.0):
+            pass
+
+    full = [await chunks.deliver(n, n) for n in range(MAX_IN_FLIGHT)]
+    await poll()
+    assert asked == [{TWO}]
+    for n in range(MAX_IN_FLIGHT):
+        await chunks.deliver(n, n, TWO)
+    waiting = asyncio.create_task(poll())
+    while not chunks.consumer._room._waiters:
+        await asyncio.sleep(0)
+    chunks.consumer.ack(full[0])
+    await asyncio.wait_for(waiting, 5)
+    assert asked == [{TWO}], "with everything full it must not have asked the broker"
+    await poll()
+    assert asked[1:] == [{ONE}]
+
+
+async def test_a_seek_forgets_what_was_not_committed() -> None:
+    chunks = Chunks({ONE: 10})
+    await chunks.consumer.perform_seek()
+    first = await chunks.deliver(10, 19)
+    await chunks.deliver(20, 29)
+    chunks.consumer.ack(first)
+    await chunks.consumer.perform_seek()
+    assert await chunks.commit() == 10, "it is read again, so it must not be committed now"
+    assert chunks.consumer._in_flight[ONE] == 0
+    # Read again, cut differently.
+    chunks.consumer.ack(await chunks.deliver(10, 24))
+    assert await chunks.commit() == 25
+
+
+async def test_what_was_never_committed_is_read_from_the_beginning() -> None:
+    """A rebalance drops what it finds fetched; nothing else would bring the partition back."""
+    chunks = Chunks({TWO: 10})
+    chunks.position = {ONE: 50, TWO: 60}
+    await chunks.consumer.perform_seek()
+    assert chunks.position == {ONE: EARLIEST, TWO: 10}
+    chunks.consumer._is_changelog_tp = lambda tp: tp == ONE
+    chunks.position = {ONE: 50, TWO: 60}
+    await chunks.consumer.perform_seek()
+    assert chunks.position == {ONE: 50, TWO: 10}, "recovery says where a changelog is read"
+
+
+async def test_a_late_acknowledgement_does_not_count_for_the_chunk_read_again() -> None:
+    chunks = Chunks()
+    stale = await chunks.deliver(0, 9)
+    await chunks.consumer.perform_seek()
+    again = await chunks.deliver(0, 14)
+    chunks.consumer.ack(stale)
+    assert await chunks.commit() is None
+    chunks.consumer.ack(again)
+    assert await chunks.commit() == 15
+
+
+async def test_a_seek_that_overtook_a_commit_blocks_nothing() -> None:
+    """The chunk comes again although it is committed; Faust takes no notice of its ack."""
+    chunks = Chunks()
+    chunks.consumer.ack(await chunks.deliver(0, 9))
+    await chunks.consumer.perform_seek()
+    chunks.consumer._committed_offset[ONE] = chunks.committed[ONE] = 10
+    again, following = await chunks.deliver(0, 9), await chunks.deliver(10, 19)
+    assert not chunks.consumer.ack(again)
+    assert chunks.consumer._in_flight[ONE] == 1
+    chunks.consumer.ack(following)
+    assert await chunks.commit() == 20
+    assert not chunks.consumer._delivered[ONE]
+
+
+async def test_drops_what_was_read_before_a_seek() -> None:
+    chunks = Chunks({ONE: 100})
+    await chunks.consumer.perform_seek()
+    await chunks.deliver(0, 99)
+    assert chunks.delivered == []
+    assert chunks.consumer._in_flight[ONE] == 0
+    chunks.consumer.ack(await chunks.deliver(100, 100))
+    assert await chunks.commit() == 101
+
+
+async def test_revoked_partitions_are_forgotten_and_others_kept() -> None:
+    chunks = Chunks()
+    here, gone = await chunks.deliver(0, 9, ONE), await chunks.deliver(0, 9, TWO)
+    await chunks.consumer.on_partitions_revoked({TWO})
+    assert TWO not in chunks.consumer._in_flight
+    assert TWO not in chunks.consumer._delivered
+    chunks.consumer.ack(gone)
+    chunks.consumer.ack(here)
+    assert await chunks.commit(ONE) == 10
+    assert TWO not in chunks.committed
+    # It comes back: from the start, since nothing of it was committed.
+    await chunks.consumer.perform_seek()
+    chunks.consumer.ack(await chunks.deliver(0, 4, TWO))
+    assert await chunks.commit(TWO) == 5
+
+
+async def test_a_rebalance_does_not_wait_for_a_delivery_that_waits_for_it() -> None:
+    chunks = Chunks()
+
+    async def never(message: ConsumerMessage) -> None:
+        await asyncio.Event().wait()
+
+    chunks.consumer.callback = never
+    delivery = asyncio.create_task(chunks.deliver(0, 9))
+    await asyncio.sleep(0)
+    chunks.consumer.stop_flow()
+    await asyncio.wait_for(delivery, 5)
+
+
+@pytest.mark.broker
+async def test_a_failed_send_stops_the_worker_and_loses_nothing(
+    bootstrap: str, tmp_path: Path
+) -> None:
+    """It exits with an error, has committed nothing past the failure, and a restart goes on."""
+    records = list(payments(1000, seed=51))
+    key, value = records[600]
+    document = {**json.loads(value), "attributes": "x" * NARROW_LARGEST}
+    records[600] = key, json.dumps(document).encode()
+    expected, _ = in_memory(records)
+    system = System(bootstrap, tmp_path, app=BRISK, DAFU_BATCH_RECORDS="50")
+    await system.create(system.topics.transactions)
+    await system.publish(records)
+    with system.worker(NARROW) as worker:
+        status = await asyncio.to_thread(worker.exited, DRAIN_SECONDS)
+    assert status > 0, worker.describe(f"exited with {status}")
+    assert "SendError" in worker.output
+    assert f"max_request_size allows {NARROW_LARGEST}" in worker.output
+    committed = await system.committed(system.topics.transactions)
+    assert committed[0] <= 600
+    before = await system.decisions()
+    assert before == expected[: len(before)]
+    assert len(before) <= 600
+    with system.worker() as worker:
+        await worker.ready()
+        await system.drained(worker)
+    after = await system.decisions()
+    assert by_transaction(after) == by_transaction(expected)
+    assert list(dict.fromkeys(after)) == expected
