@@ -10,7 +10,8 @@ pinned, and `docs/architecture.md` says how each is used:
 
 * `Consumer._drain_messages`, `getmany`, `_getmany`, `ack`, `_new_offset`, `_acked`,
   `_acked_index`, `_committed_offset`, `_read_offset`, `perform_seek`, `seek_wait`,
-  `earliest_offsets`, `_is_changelog_tp`, `on_partitions_revoked`, `_new_consumer_thread`
+  `earliest_offsets`, `_is_changelog_tp`, `wait_empty`, `on_partitions_revoked`,
+  `_new_consumer_thread`
 * `AIOKafkaConsumerThread._create_worker_consumer`, aiokafka's `_fetch_max_wait_ms`, its
   fetcher's `_prefetch_backoff` and `PartitionRecords._consumer_record`, and
   `_highwaters`, whose answer ends a recovery
@@ -239,6 +240,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if uncommitted:
             earliest = await self.earliest_offsets(*uncommitted)
             await self.seek_wait({TP(tp.topic, tp.partition): at for tp, at in earliest.items()})
+
+    async def wait_empty(self) -> None:
+        """Wait for the chunks in work and commit them, unless the worker has crashed.
+
+        The consumer's thread may be gone then; a call to it would never return, and the worker
+        would neither work nor exit. What is not committed is read again after the restart.
+        """
+        if not (self.crashed or self.app.crashed):
+            await super().wait_empty()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget the revoked partitions' chunks: their next owner reads them again."""

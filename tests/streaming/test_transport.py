@@ -293,6 +293,29 @@ async def test_revoked_partitions_are_forgotten_and_others_kept() -> None:
     assert await chunks.commit(TWO) == 5
 
 
+@pytest.mark.parametrize("crashed", ["app", "consumer"])
+async def test_a_crashed_worker_commits_nothing_more(crashed: str) -> None:
+    """Its consumer thread is gone: a call to it, here a commit, would never come back."""
+    chunks = Chunks()
+
+    async def never(offsets: Mapping[TP, int]) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    chunks.consumer._commit = never
+    chunks.consumer.ack(await chunks.deliver(0, 9))
+    {"app": chunks.app, "consumer": chunks.consumer}[crashed]._crash(OSError("no broker"))
+    await asyncio.wait_for(chunks.consumer.wait_empty(), 5)
+    assert chunks.committed == {}
+
+
+async def test_a_worker_that_stops_commits_what_is_done() -> None:
+    chunks = Chunks()
+    chunks.consumer.ack(await chunks.deliver(0, 9))
+    await asyncio.wait_for(chunks.consumer.wait_empty(), 5)
+    assert chunks.committed == {ONE: 10}
+
+
 async def test_a_rebalance_does_not_wait_for_a_delivery_that_waits_for_it() -> None:
     chunks = Chunks()
 
