@@ -15,7 +15,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from types import FrameType, TracebackType
 from typing import IO, Final, Self
 
 from dafu.errors import DafuError
+from dafu.processes import dying_with_parent
 
 __all__ = ["DEFAULT_PORT", "BrokerError", "EmbeddedBroker", "free_port", "serve"]
 
@@ -44,17 +44,6 @@ _FOREIGN_ENVIRONMENT: Final = (
     "SCHEMA_REGISTRY",
     "STORAGE_ENGINE",
 )
-
-# Run by a fresh interpreter that then becomes the broker, so that nothing runs between fork and
-# exec in a process that has threads (what `preexec_fn` would do). 1 is PR_SET_PDEATHSIG; the
-# check after it covers a parent that died before the call.
-_DIE_WITH_PARENT: Final = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the process that started the broker is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class BrokerError(DafuError):
@@ -384,10 +373,7 @@ def _command(binary: str, port: int) -> list[str]:
         f"--advertised-listener-url={url}",
         "--storage-engine=memory://tansu/",
     ]
-    if sys.platform == "linux":
-        shim = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
-        return shim + command
-    return command
+    return dying_with_parent(command)
 
 
 def _taken(port: int) -> str:

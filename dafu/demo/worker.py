@@ -5,7 +5,6 @@ Knows processes, files and environment variables; no topic and no record.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import IO, Final, Self
 
 from dafu.broker import HOST
 from dafu.errors import DafuError
+from dafu.processes import dying_with_parent
 
 COMMAND: Final = ("-A", "dafu.app", "worker", "-l", "info")
 PARTITIONS: Final = 1
@@ -21,17 +21,6 @@ MAX_SKEW_S: Final = 3.2e9
 """Generated time may run ahead of the clock by decades."""
 _STOP_SECONDS: Final = 30.0
 _TAIL_BYTES: Final = 3000
-
-# Run by a fresh interpreter that then becomes the worker: 1 is PR_SET_PDEATHSIG, and the check
-# covers a parent that died before the call. Without it, a demo killed with SIGKILL would leave a
-# worker behind that has lost its broker.
-_DIE_WITH_PARENT: Final = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the process that started the worker is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class WorkerError(DafuError):
@@ -147,6 +136,4 @@ def _command() -> list[str]:
     script = Path(sys.executable).with_name("faust")
     faust = [str(script)] if script.is_file() else [sys.executable, "-m", "faust"]
     command = [*faust, *COMMAND]
-    if sys.platform == "linux":
-        return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
-    return command
+    return dying_with_parent(command)
