@@ -21,16 +21,19 @@ from numba import njit
 F = TypeVar("F", bound=Callable[..., object])
 
 _PACKAGE: Final = Path(__file__).parent
-_SOURCES: Final = ("kernel.py", "features/*.py", "models/*.py", "streaming/partitioner.py")
+_CONSTANTS: Final = ("features/*.py", "models/*.py")
+"""Besides the files that hold kernels: those whose constants are compiled into them."""
 
 
 def cache_directory() -> Path:
     """Where the compiled kernels of exactly this source code are kept."""
     digest = hashlib.sha256()
-    for pattern in _SOURCES:
-        for path in sorted(_PACKAGE.glob(pattern)):
+    constants = {path for pattern in _CONSTANTS for path in _PACKAGE.glob(pattern)}
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        source = path.read_bytes()
+        if path in constants or b"\n@kernel\n" in source or path == Path(__file__):
             digest.update(path.name.encode())
-            digest.update(path.read_bytes())
+            digest.update(source)
     given = os.environ.get("NUMBA_CACHE_DIR")
     user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return (Path(given) if given else Path(user) / "dafu") / f"kernels-{digest.hexdigest()[:12]}"

@@ -1,0 +1,49 @@
+"""Byte columns against the lists that they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dafu.columns import NULL, ByteColumn
+
+STRINGS = st.lists(st.none() | st.binary(max_size=12), max_size=20)
+
+
+@given(STRINGS)
+def test_a_column_is_its_list(values: list[bytes | None]) -> None:
+    column = ByteColumn.of(values)
+    assert column.tolist() == values
+    assert list(column) == values
+    assert [column[i] for i in range(len(column))] == values
+    assert column.size == sum(len(v or b"") for v in values)
+    assert column.absent.tolist() == [v is None for v in values]
+
+
+@given(STRINGS, st.data())
+def test_taking_shares_the_buffer(values: list[bytes | None], data: st.DataObject) -> None:
+    column = ByteColumn.of(values)
+    at = data.draw(
+        st.lists(st.integers(0, len(values) - 1), max_size=30) if values else st.just([])
+    )
+    taken = column.take(at)
+    assert taken.tolist() == [values[i] for i in at]
+    assert taken.buffer.ctypes.data == column.buffer.ctypes.data or not column.buffer.size
+    keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
+    keep = keep.astype(bool)
+    assert column.take(keep).tolist() == [v for v, k in zip(values, keep, strict=True) if k]
+
+
+def test_strings_may_lie_anywhere_in_the_buffer() -> None:
+    column = ByteColumn(bytearray(b"xabyc"), np.array([4, 1, 0, 2]), np.array([1, 2, NULL, 0]))
+    assert column.tolist() == [b"c", b"ab", None, b""]
+    assert ByteColumn.repeated(b"ab", 3).tolist() == [b"ab"] * 3
+
+
+def test_a_buffer_is_read_only_whatever_it_came_from() -> None:
+    for buffer in (b"ab", bytearray(b"ab"), np.array([97, 98], np.uint8)):
+        column = ByteColumn(buffer, np.array([0]), np.array([2]))
+        with pytest.raises(ValueError, match="read-only"):
+            column.buffer[0] = 0
