@@ -42,7 +42,7 @@ class ByteColumn:
     b'one'
     """
 
-    __slots__ = ("_view", "buffer", "lengths", "starts")
+    __slots__ = ("_bytes", "buffer", "lengths", "starts")
 
     def __init__(self, buffer: Any, starts: I64, lengths: I64) -> None:
         array = np.frombuffer(buffer, dtype=np.uint8) if len(buffer) else np.empty(0, np.uint8)
@@ -50,7 +50,7 @@ class ByteColumn:
         self.buffer: U8 = array
         self.starts = starts
         self.lengths = lengths
-        self._view = memoryview(array.data)
+        self._bytes = buffer if isinstance(buffer, bytes) else None
 
     @classmethod
     def of(cls, values: Sequence[bytes | None]) -> ByteColumn:
@@ -84,7 +84,9 @@ class ByteColumn:
         if length < 0:
             return None
         start = int(self.starts[i])
-        return bytes(self._view[start : start + length])
+        if self._bytes is not None:
+            return self._bytes[start : start + length]
+        return self.buffer[start : start + length].tobytes()
 
     def __iter__(self) -> Iterator[bytes | None]:
         return iter(self.tolist())
@@ -104,19 +106,37 @@ class ByteColumn:
 
     def tolist(self) -> list[bytes | None]:
         """All of them as objects."""
-        view = self._view
-        starts = self.starts.tolist()
-        lengths = self.lengths.tolist()
-        if lengths and min(lengths) < 0:
-            return [
-                None if n < 0 else bytes(view[a : a + n])
-                for a, n in zip(starts, lengths, strict=True)
-            ]
-        return [bytes(view[a : a + n]) for a, n in zip(starts, lengths, strict=True)]
+        ends = (self.starts + self.lengths).tolist()
+        if self._bytes is not None or len(self.buffer) <= 2 * self.size + 64:
+            # Slices of `bytes` are the cheapest; a copy of the buffer pays unless most of it is
+            # something else.
+            raw: Any = self._bytes or self.buffer.tobytes()
+            found = [raw[a:b] for a, b in zip(self.starts.tolist(), ends, strict=True)]
+        else:
+            view = memoryview(self.buffer.data)
+            found = [bytes(view[a:b]) for a, b in zip(self.starts.tolist(), ends, strict=True)]
+        for i in np.flatnonzero(self.absent).tolist():
+            found[i] = None
+        return found
+
+    def present(self) -> list[bytes]:
+        """As `tolist`, with an empty string for an absent one."""
+        return [value or b"" for value in self.tolist()]
 
     def take(self, indices: Any) -> ByteColumn:
         """The strings at these positions (integers or bool [n]), without copying them."""
         at = np.asarray(indices)
         if at.dtype != np.bool_:
             at = at.astype(np.int64, copy=False)
-        return ByteColumn(self.buffer, self.starts[at], self.lengths[at])
+        buffer = self.buffer if self._bytes is None else self._bytes
+        return ByteColumn(buffer, self.starts[at], self.lengths[at])
+
+    @classmethod
+    def joined(cls, columns: Sequence[ByteColumn]) -> ByteColumn:
+        """The strings of several columns, one column after the other; buffers are copied."""
+        bases = np.cumsum([0, *(len(c.buffer) for c in columns)])
+        return cls(
+            np.concatenate([c.buffer for c in columns]),
+            np.concatenate([c.starts + base for c, base in zip(columns, bases, strict=False)]),
+            np.concatenate([c.lengths for c in columns]),
+        )

@@ -18,6 +18,9 @@ def test_a_column_is_its_list(values: list[bytes | None]) -> None:
     assert column.tolist() == values
     assert list(column) == values
     assert [column[i] for i in range(len(column))] == values
+    assert column.present() == [v or b"" for v in values]
+    mutable = ByteColumn(bytearray(column.buffer), column.starts, column.lengths)
+    assert mutable.tolist() == [mutable[i] for i in range(len(values))] == values
     assert column.size == sum(len(v or b"") for v in values)
     assert column.absent.tolist() == [v is None for v in values]
 
@@ -34,6 +37,12 @@ def test_taking_shares_the_buffer(values: list[bytes | None], data: st.DataObjec
     keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
     keep = keep.astype(bool)
     assert column.take(keep).tolist() == [v for v, k in zip(values, keep, strict=True) if k]
+
+
+@given(st.lists(STRINGS, min_size=1, max_size=4))
+def test_joined_columns_are_joined_lists(parts: list[list[bytes | None]]) -> None:
+    columns = [ByteColumn.of(part) for part in parts]
+    assert ByteColumn.joined(columns).tolist() == [v for part in parts for v in part]
 
 
 def test_strings_may_lie_anywhere_in_the_buffer() -> None:
