@@ -1,0 +1,61 @@
+"""What can be wrong between settings that are right one by one.
+
+Pure: settings in, problems out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from dafu.settings.model import Settings
+from dafu.settings.problems import Problem
+
+_ORDERED: Final = (
+    ("thresholds.fraud", "thresholds.block", False),
+    ("thresholds.medium", "thresholds.high", True),
+    ("thresholds.high", "thresholds.critical", True),
+)
+
+
+def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
+    """What is wrong between settings that are right one by one."""
+
+    def origin(*names: str) -> str:
+        return ", ".join(dict.fromkeys(settings.origins.get(name, "default") for name in names))
+
+    for lower, upper, strictly in _ORDERED:
+        if bad & {lower, upper}:
+            continue
+        low, high = (getattr(settings.thresholds, n.partition(".")[2]) for n in (lower, upper))
+        if low > high or (strictly and low == high):
+            relation = "below" if strictly else "at most"
+            yield Problem(
+                lower,
+                origin(lower, upper),
+                f"{low:g} is not {relation} {upper}, which is {high:g}",
+                "thresholds in order: fraud <= block and medium < high < critical",
+            )
+    topics = settings.topics
+    replication = {"topics.min_insync_replicas", "topics.replication_factor"}
+    if not bad & replication and topics.min_insync_replicas > topics.replication_factor:
+        yield Problem(
+            "topics.min_insync_replicas",
+            origin("topics.min_insync_replicas", "topics.replication_factor"),
+            f"{topics.min_insync_replicas} is more than topics.replication_factor, which is "
+            f"{topics.replication_factor}: nothing could be written",
+            "at most the replication factor; one less lets a broker fail",
+        )
+    security = settings.security
+    if security.uses_sasl:
+        for name, variable in (
+            ("sasl_user", "DAFU_SASL_USER"),
+            ("sasl_password", "DAFU_SASL_PASSWORD"),
+        ):
+            if not getattr(security, name) and f"security.{name}" not in bad:
+                yield Problem(
+                    f"security.{name}",
+                    origin("security.protocol"),
+                    f"is missing, and {security.protocol} needs it",
+                    f"set {variable}",
+                )

@@ -1,0 +1,249 @@
+"""The settings as types: names, defaults, bounds, and what follows from them.
+
+This module reads no file and no environment; `dafu.settings.loading` does.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+from msgspec import Meta, Struct, field
+
+from dafu.settings.files import PACKAGE, find_conf
+from dafu.settings.problems import Problem, SettingsError
+from dafu.stages.decide import Thresholds
+
+_NAME_RULE: Final = "letters, digits, '.', '_' and '-'"
+_Name = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,200}\Z", description=f"1 to 200 {_NAME_RULE}")
+]
+_Prefix = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9._-]{0,200}\Z", description=f"at most 200 {_NAME_RULE}")
+]
+_Brokers = Annotated[str, Meta(description="host:port[,host:port...], with or without kafka://")]
+
+
+_Days = Annotated[float, Meta(ge=0.0, le=36_500.0, description="a number of days; 0: for ever")]
+_Bound = Annotated[float, Meta(ge=1.0, le=86_400.0, description="seconds from 1 to 86400")]
+
+
+class Topics(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of the Kafka topics and how missing ones are created."""
+
+    prefix: _Prefix = ""
+    partitions: Annotated[int, Meta(ge=1, le=4096, description="an integer from 1 to 4096")] = 1
+    replication_factor: Annotated[int, Meta(ge=1, le=32, description="an integer from 1 to 32")] = 1
+    min_insync_replicas: Annotated[
+        int, Meta(ge=0, le=32, description="an integer from 0 to 32; 0: what suits the replication")
+    ] = 0
+    """Replicas that must have a record before it counts as written; see `insync_replicas`."""
+    transactions_retention_days: _Days = 37.0
+    """Of the transactions: the horizon of the features, so that tables can be rebuilt from them."""
+    retention_days: _Days = 7.0
+    """Of the decisions and of what stage one hands to stage two."""
+    dead_letters_retention_days: _Days = 30.0
+    compaction_lag_s: Annotated[
+        float, Meta(ge=0.0, le=3.2e7, description="a number of seconds, 0 or more")
+    ] = 3600.0
+    """How long a changelog keeps every record before compaction may take it."""
+
+    @property
+    def insync_replicas(self) -> int:
+        """`min_insync_replicas`; by itself 2 where there are 3 replicas or more, else 1.
+
+        One less than there are replicas, so that the loss of one broker does not stop the worker.
+        """
+        return self.min_insync_replicas or min(2, max(1, self.replication_factor - 1))
+
+    @property
+    def transactions(self) -> str:
+        """Transactions as producers publish them, keyed by user."""
+        return f"{self.prefix}transactions"
+
+    @property
+    def transactions_by_merchant(self) -> str:
+        """What stage one hands to stage two, keyed by merchant."""
+        return f"{self.prefix}transactions-by-merchant"
+
+    @property
+    def decisions(self) -> str:
+        """One decision for every transaction, keyed by user."""
+        return f"{self.prefix}decisions"
+
+    @property
+    def dead_letters(self) -> str:
+        """Records that could not be read, as they came, with the reason in headers."""
+        return f"{self.prefix}dead-letters"
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What input may be before it is refused."""
+
+    max_future_skew_s: Annotated[
+        float, Meta(ge=0.0, le=3.2e9, description="a number of seconds, 0 or more")
+    ] = 86_400.0
+    """A transaction's timestamp may be at most this far after its record's own timestamp."""
+
+
+class Web(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the HTTP views listen."""
+
+    host: Annotated[str, Meta(pattern=r"\A\S{1,253}\Z", description="a host name or address")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=1, le=65_535, description="a port from 1 to 65535")] = 6066
+
+
+class Health(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a worker counts as not ready, when it gives itself up, how long it may take to stop."""
+
+    ready_stall_s: _Bound = 30.0
+    """Not ready once a committed offset has not moved for so long although there is lag."""
+    watchdog_s: Annotated[
+        float, Meta(ge=0.0, le=86_400.0, description="seconds up to 86400; 0: never")
+    ] = 120.0
+    """The worker ends itself after so long without any progress, or with a blocked event loop."""
+    stop_deadline_s: _Bound = 10.0
+    """From the signal to stop; what is not committed by then is read again after the restart."""
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, and how."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    format: Literal["text", "json"] = "text"
+
+
+class Security(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to talk to brokers that ask who is there. The password comes from the environment."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_user: str | None = None
+    sasl_password: str | None = None
+    ssl_cafile: Path | None = None
+
+    def __repr__(self) -> str:
+        password = "None" if self.sasl_password is None else "'***'"
+        return (
+            f"Security(protocol={self.protocol!r}, sasl_mechanism={self.sasl_mechanism!r}, "
+            f"sasl_user={self.sasl_user!r}, sasl_password={password}, "
+            f"ssl_cafile={self.ssl_cafile!r})"
+        )
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether clients log in with a user and a password."""
+        return self.protocol.startswith("SASL_")
+
+    @property
+    def uses_ssl(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.protocol.endswith("SSL")
+
+    def client_options(self) -> dict[str, Any]:
+        """Keyword arguments for an aiokafka client, producer or consumer.
+
+        Raises
+        ------
+        SettingsError
+            When the CA file can not be read as certificates.
+        """
+        options: dict[str, Any] = {"security_protocol": self.protocol}
+        if self.uses_ssl:
+            cafile = None if self.ssl_cafile is None else str(self.ssl_cafile)
+            try:
+                options["ssl_context"] = ssl.create_default_context(cafile=cafile)
+            except OSError as exc:
+                raise SettingsError(
+                    [
+                        Problem(
+                            "security.ssl_cafile",
+                            str(self.ssl_cafile),
+                            f"can not be loaded: {exc}",
+                            "a PEM file of CA certificates",
+                        )
+                    ]
+                ) from exc
+        if self.uses_sasl:
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.sasl_user
+            options["sasl_plain_password"] = self.sasl_password
+        return options
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set. Build it with `load_settings`, or directly in tests."""
+
+    app_id: _Name = "dafu"
+    broker: _Brokers = "127.0.0.1:9092"
+    store: Literal["memory", "rocksdb"] = "memory"
+    data_dir: Path = Path(".dafu-data")
+    batch_records: Annotated[
+        int, Meta(ge=1, le=100_000, description="an integer from 1 to 100000")
+    ] = 1000
+    fetch_max_wait_ms: Annotated[
+        int, Meta(ge=1, le=30_000, description="an integer from 1 to 30000")
+    ] = 5
+    commit_interval_s: Annotated[
+        float, Meta(ge=0.01, le=3600.0, description="seconds from 0.01 to 3600")
+    ] = 1.0
+    rules_file: Path = field(default_factory=lambda: find_conf("rules.yaml", {}))
+    model_path: Path | None = PACKAGE / "models" / "default"
+    topics: Topics = Topics()
+    thresholds: Thresholds = Thresholds()
+    limits: Limits = Limits()
+    web: Web = Web()
+    health: Health = Health()
+    log: Log = Log()
+    security: Security = Security()
+    origins: dict[str, str] = {}
+    """Where each value that is no default came from, by setting; filled in by `load_settings`."""
+
+    @property
+    def bootstrap_servers(self) -> list[str]:
+        """The brokers as a list of `host:port`."""
+        return self.broker.split(",")
+
+    def describe(self) -> str:
+        """All settings with their origin, one a line, secrets hidden."""
+        rows = []
+        for name in SETTINGS:
+            group, _, key = name.rpartition(".")
+            value = getattr(getattr(self, group) if group else self, key)
+            if name in SECRET and value is not None:
+                value = "(hidden)"
+            elif value is None:
+                value = "none"
+            elif value == "":
+                value = "''"
+            rows.append((name, str(value), self.origins.get(name, "default")))
+        widths = [max(len(row[i]) for row in rows) for i in range(2)]
+        return "\n".join(f"{n:<{widths[0]}}  {v:<{widths[1]}}  {o}" for n, v, o in rows)
+
+
+GROUPS: Final[dict[str, type[Struct]]] = {
+    "topics": Topics,
+    "thresholds": Thresholds,
+    "limits": Limits,
+    "web": Web,
+    "health": Health,
+    "log": Log,
+    "security": Security,
+}
+
+
+def _settings() -> Iterator[tuple[str, Any]]:
+    for name, kind in get_type_hints(Settings, include_extras=True).items():
+        if name in GROUPS:
+            group = get_type_hints(GROUPS[name], include_extras=True)
+            yield from ((f"{name}.{key}", sub) for key, sub in group.items())
+        elif name != "origins":
+            yield name, kind
+
+
+SETTINGS: Final[dict[str, Any]] = dict(_settings())
+SECRET: Final = frozenset({"security.sasl_password"})
