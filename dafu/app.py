@@ -24,6 +24,7 @@ from dafu.logs import logging_config
 from dafu.settings import Settings, load_settings
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
+from dafu.topics import LARGEST_BATCH, changelog_config, stream_config
 from dafu.warmup import warm_up
 from dafu.web.views import register_views
 
@@ -49,7 +50,7 @@ class App(faust.App):  # type: ignore[misc]
             processing_guarantee="at_least_once",
             producer_acks=-1,
             producer_linger=0.0,
-            producer_max_batch_size=900_000,
+            producer_max_batch_size=LARGEST_BATCH,
             producer_request_timeout=30.0,
             # Set here and not at the tables: a URL without a host counts as none given there.
             store=f"dafu-{settings.store}://",
@@ -88,6 +89,7 @@ class App(faust.App):  # type: ignore[misc]
             partitions=topics.partitions,
             replicas=topics.replication_factor,
             internal=True,
+            config=stream_config(topics, name),
         )
 
     def packed_table(self, name: str) -> PackedTable:
@@ -97,6 +99,7 @@ class App(faust.App):  # type: ignore[misc]
             key_type=bytes,
             value_type=bytes,
             partitions=self.settings.topics.partitions,
+            extra_topic_configs=changelog_config(self.settings.topics),
         )
         return table
 

@@ -134,6 +134,13 @@ def test_log_spellings() -> None:
         ("DAFU_PARTITIONS", "0"),
         ("DAFU_PARTITIONS", "two"),
         ("DAFU_PARTITIONS", "1.5"),
+        ("DAFU_MIN_INSYNC_REPLICAS", "-1"),
+        ("DAFU_RETENTION_DAYS", "week"),
+        ("DAFU_TRANSACTIONS_RETENTION_DAYS", "-1"),
+        ("DAFU_COMPACTION_LAG", "1h"),
+        ("DAFU_WATCHDOG", "-1"),
+        ("DAFU_STOP_DEADLINE", "0"),
+        ("DAFU_READY_STALL", "inf"),
         ("DAFU_TOPIC_PREFIX", "a b"),
         ("DAFU_TOPIC_PREFIX", "a\tb"),
         ("DAFU_WEB_PORT", "65536"),
@@ -203,6 +210,14 @@ def test_thresholds_are_in_order(tmp_path: Path, text: str) -> None:
 
 def test_equal_fraud_and_block_means_no_review(tmp_path: Path) -> None:
     assert load_settings({"FRAUD_THRESHOLD": "0.9"}).thresholds.fraud == 0.9
+
+
+def test_in_sync_replicas_are_no_more_than_there_are(tmp_path: Path) -> None:
+    (found,) = problems({"DAFU_MIN_INSYNC_REPLICAS": "3"}).items()
+    assert found[0] == "topics.min_insync_replicas"
+    assert "more than topics.replication_factor" in found[1]
+    environ = {"DAFU_MIN_INSYNC_REPLICAS": "3", "DAFU_REPLICATION_FACTOR": "3"}
+    assert load_settings(environ).topics.insync_replicas == 3
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\ta: 1\n", "a: !!python/name:os.system\n"])

@@ -25,6 +25,7 @@ from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
 from dafu.tables.working_set import Change, PartitionRecords
+from dafu.topics import report_dangers
 
 logger = logging.getLogger(__name__)
 
@@ -232,6 +233,9 @@ async def prepare(
             f"DAFU_PARTITIONS={there} and a new DAFU_APP_ID (or delete the changelog), or create "
             f"{name} with {logged} partitions"
         )
+    streams = [topic.get_topic_name() for topic in (source, *outputs)]
+    # Beside the way: it asks the broker about things that can wait.
+    table.add_future(report_dangers(table.app.settings, changelog, streams))
 
 
 async def consume(stream: Any, process: Callable[[RecordBatch], Awaitable[None]]) -> None:

@@ -16,11 +16,11 @@ from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_co
 from dafu.errors import DafuError
 from dafu.settings import Settings
 from dafu.streaming.offsets import end_offsets
+from dafu.topics import LARGEST_BATCH, stream_config
 
 __all__ = ["BrokerUnreachableError", "TopicError", "ensure_topic", "opened_producer", "read_topic"]
 
 _CONNECT_SECONDS: Final = 5.0
-_MAX_BATCH_BYTES: Final = 900_000
 
 
 class BrokerUnreachableError(DafuError):
@@ -59,7 +59,7 @@ async def opened_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]
     producer = AIOKafkaProducer(
         **_options(settings),
         acks="all",
-        max_batch_size=_MAX_BATCH_BYTES,
+        max_batch_size=LARGEST_BATCH,
         request_timeout_ms=30_000,
     )
     await _start(producer, producer.stop, settings)
@@ -80,7 +80,7 @@ async def _opened_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient
 
 
 async def ensure_topic(settings: Settings, topic: str) -> None:
-    """Create a topic, with the configured partitions and replication, unless it exists.
+    """Create a topic of the stream as the settings want it, unless it exists.
 
     Raises
     ------
@@ -90,7 +90,12 @@ async def ensure_topic(settings: Settings, topic: str) -> None:
         try:
             if topic in await admin.list_topics():
                 return
-            new = NewTopic(topic, settings.topics.partitions, settings.topics.replication_factor)
+            new = NewTopic(
+                topic,
+                settings.topics.partitions,
+                settings.topics.replication_factor,
+                topic_configs=stream_config(settings.topics, topic),
+            )
             response = await admin.create_topics([new])
         except KafkaError as exc:
             raise TopicError(f"topic {topic} can not be created: {exc}") from exc

@@ -207,10 +207,10 @@ class System:
         """A worker that has not been started."""
         return Worker(self.directory, self._environment | environment, app or self._app)
 
-    async def create(self, *topics: str) -> None:
-        """Create topics, before a worker would."""
+    async def create(self, *topics: str, **config: str) -> None:
+        """Create topics, before a worker would, with these settings."""
         async with self._admin() as admin:
-            new = [NewTopic(t, self.topics.partitions, 1) for t in topics]
+            new = [NewTopic(t, self.topics.partitions, 1, topic_configs=config) for t in topics]
             response = await admin.create_topics(new)
         assert [error[1] for error in response.topic_errors] == [0] * len(topics)
 
