@@ -29,7 +29,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dafu.errors import DafuError
 from dafu.features.state import (
     RETAINED_MAX,
     SCHEMA_VERSION,
@@ -37,6 +36,7 @@ from dafu.features.state import (
     new_archive,
     new_head,
 )
+from dafu.tables.migrations import MIGRATIONS, StateError, damaged, present_marks
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("dafu packs its state in native byte order and needs a little-endian machine")
@@ -47,10 +47,6 @@ ARCHIVE = b"A"
 
 Change = tuple[bytes, bytes | None]
 """A key and its new value; None deletes it."""
-
-
-class StateError(DafuError):
-    """A packed record that this version can not read."""
 
 
 class PartitionRecords(Protocol):
@@ -107,6 +103,7 @@ class WorkingSet:
         arrivals: np.ndarray,
     ) -> None:
         self.layout = layout
+        self._migrations = MIGRATIONS[layout.kind]
         self.entities = entities
         self._load_heads(records)
         self._load_events(records, arrivals)
@@ -116,6 +113,7 @@ class WorkingSet:
         size = self.layout.head.itemsize
         blank = blank_head(self.layout)
         values = records.get_many([HEAD + e for e in self.entities])
+        values = self._migrations.heads(self.entities, values)
         self._open = [b"" if v is None else v[size:] for v in values]
         self._before = [blank if v is None else v[:size] for v in values]
         joined = bytearray(b"".join(self._before))
@@ -123,22 +121,11 @@ class WorkingSet:
             short = next(e for e, v in enumerate(self._before) if len(v) != size)
             raise self._damaged(HEAD + self.entities[short])
         self.heads: Any = np.frombuffer(joined, dtype=self.layout.head)
-        wrong = np.flatnonzero(self.heads["schema"] != SCHEMA_VERSION)
-        if wrong.size:
-            entity = self.entities[wrong[0]]
-            raise StateError(
-                f"the state of {self.layout.kind} {entity!r} has schema version "
-                f"{self.heads['schema'][wrong[0]]}; this dafu reads version {SCHEMA_VERSION}. "
-                "Run the version that wrote it, or rebuild the table under a new app_id"
-            )
         self._old_first = self.heads["first_event"].copy()
         self._old_next = self.heads["next_event"].copy()
 
     def _damaged(self, key: bytes) -> StateError:
-        return StateError(
-            f"{self.layout.kind} state record {key!r} is missing or cut short: the local store or "
-            "the changelog is damaged; delete the local store to rebuild it from the changelog"
-        )
+        return damaged(self.layout.kind, key)
 
     def _load_events(self, records: PartitionRecords, arrivals: np.ndarray) -> None:
         size = self.layout.event.itemsize
@@ -151,10 +138,7 @@ class WorkingSet:
             if first < end
             for number in range(first, end)
         ]
-        closed = records.get_many(keys)
-        for key, value in zip(keys, closed, strict=True):
-            if value is None or len(value) != size * chunk:
-                raise self._damaged(key)
+        closed = self._migrations.chunks(keys, records.get_many(keys))
         for entity, tail, end in zip(
             self.entities, self._open, self._old_next.tolist(), strict=True
         ):
@@ -190,10 +174,9 @@ class WorkingSet:
             archive_key(slot, self.entities[e])
             for e, slot in zip(stored.tolist(), self.heads["archive_slot"][stored], strict=True)
         ]
-        for e, key, value in zip(stored, keys, records.get_many(keys), strict=True):
-            if value is None or len(value) != self.layout.archive.itemsize:
-                raise self._damaged(key)
-            self.archives[self.archive_of[e]] = np.frombuffer(value, dtype=self.layout.archive)[0]
+        values = self._migrations.archives(keys, records.get_many(keys))
+        for e, value in zip(stored, values, strict=True):
+            self.archives[self.archive_of[e]] = np.frombuffer(value or b"", self.layout.archive)[0]
         self._old_through = self.archives["through"].copy()
 
     def changes(self) -> list[Change]:
@@ -286,14 +269,10 @@ class SourceMarks:
         value = records.get_many([cls.KEY])[0]
         if value is None:
             return cls(-1, np.full(0, -1, dtype=np.int64))
+        value = present_marks(value)
         if len(value) < cls._PREFIX.size or len(value) % 8:
             raise cls._damaged()
-        version, fence, n = cls._PREFIX.unpack_from(value)
-        if version != SCHEMA_VERSION:
-            raise StateError(
-                f"the source marks have schema version {version}; this dafu reads version "
-                f"{SCHEMA_VERSION}. Run the version that wrote them"
-            )
+        _version, fence, n = cls._PREFIX.unpack_from(value)
         marks = np.frombuffer(value, np.int64, offset=cls._PREFIX.size).copy()
         if len(marks) != n:
             raise cls._damaged()

@@ -21,8 +21,9 @@ from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
 from dafu.stages.users import UserStage
 from dafu.tables.inspect import MerchantView, UserView, describe_merchant, describe_user
+from dafu.tables.migrations import StateError
 from dafu.tables.records import MemoryRecords
-from dafu.tables.working_set import HEAD, StateError
+from dafu.tables.working_set import HEAD
 
 START = 1_700_000_000_000  # 2023-11-14T22:13:20Z
 THINGS = ("merchants", "devices", "ips", "countries")

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dafu.features.state import SCHEMA_VERSION
+from dafu.tables.migrations import StateError
 from dafu.tables.records import MemoryRecords
-from dafu.tables.working_set import SourceMarks, StateError
+from dafu.tables.working_set import SourceMarks
 
 LOGS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), max_size=60)
 
@@ -72,7 +73,7 @@ def test_another_schema_version_is_refused() -> None:
     key, value = SourceMarks(-1, np.zeros(2, np.int64)).change()
     assert value is not None
     records.write([(key, (SCHEMA_VERSION + 1).to_bytes(8, "little") + value[8:])])
-    with pytest.raises(StateError, match="source marks have schema version 2"):
+    with pytest.raises(StateError, match="source marks has schema version 2"):
         SourceMarks.load(records)
 
 

@@ -18,13 +18,13 @@ from dafu.features.state import (
     USERS,
     EntityLayout,
 )
+from dafu.tables.migrations import StateError
 from dafu.tables.records import MemoryRecords
 from dafu.tables.working_set import (
     ARCHIVE,
     CHUNK,
     HEAD,
     Change,
-    StateError,
     WorkingSet,
     archive_key,
     blank_head,

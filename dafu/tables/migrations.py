@@ -1,0 +1,317 @@
+"""Records of an older schema version become records of the present one when they are loaded.
+
+State outlives the version of dafu that wrote it. So old layouts are kept here as data, each with
+what it takes to make the next version of it; a record that is some versions old goes through all
+steps in turn. Nothing is rewritten for its own sake: a record stays as it is until the entity's
+next transaction, and a closed chunk, which is never written again, until it is forgotten. An
+entity may therefore have records of several versions, and each tells its own:
+
+* heads, archives and source marks begin with their version;
+* events carry none, to stay small. Those of the open chunk are in the head's record and of its
+  version. A closed chunk is told by its length: events of different versions differ in size, or
+  else in nothing, which `Migrations` checks.
+
+To change the layout: append the present one to `OLD_USERS`, `OLD_MERCHANTS` and `OLD_MARKS` as it
+is (all of them, also where nothing changes), raise `SCHEMA_VERSION`, and say in `adjust` what new
+fields hold. A step sees one kind of record at a time. Events to a chunk can not change.
+
+This module knows bytes and layouts, and nothing of where they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal
+
+import numpy as np
+from msgspec import Struct
+
+from dafu.errors import DafuError
+from dafu.features.state import MERCHANTS, SCHEMA_VERSION, USERS, EntityLayout
+
+__all__ = [
+    "MIGRATIONS",
+    "Adjust",
+    "Migrations",
+    "OldMarks",
+    "OldRecord",
+    "OldVersion",
+    "StateError",
+    "damaged",
+    "present_marks",
+]
+
+Adjust = Callable[[np.ndarray, np.ndarray], None]
+"""(old, new), arrays of equal length: fill in what `new` does not have from `old` by itself."""
+
+_Part = Literal["head", "event", "archive"]
+_VERSION_BYTES: Final = 8
+
+
+class StateError(DafuError):
+    """A packed record that this version can not read."""
+
+
+def damaged(kind: str, key: bytes) -> StateError:
+    """What to raise for a record that is not there or has a length that no version gives it."""
+    return StateError(
+        f"{kind} state record {key!r} is missing or cut short: the local store or "
+        "the changelog is damaged; delete the local store to rebuild it from the changelog"
+    )
+
+
+class OldRecord(Struct, frozen=True):
+    """How one kind of record was laid out, and what the next version's needs besides.
+
+    Fields of equal name and type are carried over, all others start as zeros; `adjust` fills them.
+    """
+
+    dtype: np.dtype[np.void]
+    adjust: Adjust | None = None
+
+
+class OldVersion(Struct, frozen=True):
+    """All records of one kind of entity as one schema version had them."""
+
+    number: int
+    head: OldRecord
+    event: OldRecord
+    archive: OldRecord
+
+
+class OldMarks(Struct, frozen=True):
+    """Source marks of one schema version; `upgrade` turns what follows the version number."""
+
+    number: int
+    upgrade: Callable[[bytes], bytes] | None = None
+
+
+class Migrations:
+    """Turns stored records of one kind of entity into those of the present version.
+
+    Parameters
+    ----------
+    layout : EntityLayout
+        The present layout.
+    old : sequence of OldVersion
+        Oldest first, without a gap, up to the one before the present.
+    present : int
+        The present schema version.
+
+    Raises
+    ------
+    ValueError
+        If the versions do not follow each other, or their records can not be told apart.
+    """
+
+    def __init__(
+        self, layout: EntityLayout, old: Sequence[OldVersion], present: int = SCHEMA_VERSION
+    ) -> None:
+        self.layout = layout
+        self.present = present
+        self._old = tuple(old)
+        self._oldest = _first_number([version.number for version in old], present)
+        self._tag = present.to_bytes(_VERSION_BYTES, "little", signed=True)
+        for part, dtypes in (
+            ("head", self._dtypes("head")),
+            ("archive", self._dtypes("archive")),
+        ):
+            for dtype in dtypes:
+                if (dtype.names or ("",))[0] != "schema" or dtype[0] != np.dtype("i8"):
+                    raise ValueError(f"a {layout.kind}'s {part} must begin with its schema version")
+        self._of_chunk_length: dict[int, int] = {}
+        events = self._dtypes("event")
+        for i, dtype in enumerate(events):
+            same = self._of_chunk_length.get(dtype.itemsize * layout.chunk)
+            if same is not None and (
+                same != i - 1 or events[same] != dtype or self._old[same].event.adjust is not None
+            ):
+                raise ValueError(
+                    f"events of a {layout.kind} in versions {self._oldest + same} and "
+                    f"{self._oldest + i} differ, and not in size: their chunks look alike. Give "
+                    "the newer one a field more"
+                )
+            self._of_chunk_length[dtype.itemsize * layout.chunk] = i
+
+    def heads(self, entities: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
+        """Head records, each with the events of its open chunk, in the present layout.
+
+        Parameters
+        ----------
+        entities : sequence of bytes
+            Whose they are.
+        values : list of bytes or None
+            As stored. Where there is none, or one too short to have a version, it stays so.
+
+        Raises
+        ------
+        StateError
+            If one has a version that is not known here, or is damaged.
+        """
+        tag = self._tag
+        if all(value is None or value.startswith(tag) for value in values):
+            return values
+        out = list(values)
+        groups: dict[int, list[int]] = {}
+        for i, value in enumerate(values):
+            if value is not None and len(value) >= _VERSION_BYTES and not value.startswith(tag):
+                groups.setdefault(self._step(value, entities[i]), []).append(i)
+        for step, where in groups.items():
+            stored = [values[i] or b"" for i in where]
+            size = self._old[step].head.dtype.itemsize
+            event_size = self._old[step].event.dtype.itemsize
+            for i, value in zip(where, stored, strict=True):
+                if len(value) < size or (len(value) - size) % event_size:
+                    raise damaged(self.layout.kind, b"H" + entities[i])
+            heads = self._upgraded("head", step, (value[:size] for value in stored))
+            events = self._upgraded("event", step, (value[size:] for value in stored))
+            at = 0
+            for row, (i, value) in enumerate(zip(where, stored, strict=True)):
+                n = (len(value) - size) // event_size
+                out[i] = heads[row : row + 1].tobytes() + events[at : at + n].tobytes()
+                at += n
+        return out
+
+    def chunks(self, keys: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
+        """Closed chunks in the present layout, as many as are given.
+
+        Raises
+        ------
+        StateError
+            If one is missing or has a length that no version gives it; `keys` is for the message.
+        """
+        length = self.layout.event.itemsize * self.layout.chunk
+        if all(value is not None and len(value) == length for value in values):
+            return values
+        out = list(values)
+        groups: dict[int, list[int]] = {}
+        for i, value in enumerate(values):
+            step = None if value is None else self._of_chunk_length.get(len(value))
+            if step is None:
+                raise damaged(self.layout.kind, keys[i])
+            if step < len(self._old):
+                groups.setdefault(step, []).append(i)
+        for step, where in groups.items():
+            events = self._upgraded("event", step, (values[i] or b"" for i in where))
+            for row, i in enumerate(where):
+                at = row * self.layout.chunk
+                out[i] = events[at : at + self.layout.chunk].tobytes()
+        return out
+
+    def archives(self, keys: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
+        """Archive records in the present layout, as many as are given.
+
+        Raises
+        ------
+        StateError
+            If one is missing or damaged, or has a version that is not known here.
+        """
+        out: list[bytes | None] = []
+        for key, value in zip(keys, values, strict=True):
+            step = len(self._old)
+            if value is not None and not value.startswith(self._tag):
+                if len(value) < _VERSION_BYTES:
+                    raise damaged(self.layout.kind, key)
+                step = self._step(value, key[2:])
+            if value is None or len(value) != self._dtypes("archive")[step].itemsize:
+                raise damaged(self.layout.kind, key)
+            if step < len(self._old):
+                value = self._upgraded("archive", step, [value]).tobytes()  # noqa: PLW2901
+            out.append(value)
+        return out
+
+    def _step(self, value: bytes, entity: bytes) -> int:
+        """Position among the old versions of the one that a record begins with."""
+        number = _number(value)
+        if not self._oldest <= number < self.present:
+            raise _refusal(
+                f"the state of {self.layout.kind} {entity!r}", number, self._oldest, self.present
+            )
+        return number - self._oldest
+
+    def _dtypes(self, part: _Part) -> list[np.dtype[np.void]]:
+        """Layouts of a kind of record, oldest to present."""
+        own: np.dtype[np.void] = getattr(self.layout, part)
+        return [getattr(version, part).dtype for version in self._old] + [own]
+
+    def _upgraded(self, part: _Part, step: int, packed: Iterable[bytes]) -> np.ndarray:
+        """Records of one kind and old version, joined, through all steps to the present."""
+        dtypes = self._dtypes(part)
+        records: np.ndarray = np.frombuffer(bytearray(b"".join(packed)), dtypes[step])
+        for i in range(step, len(self._old)):
+            version = self._old[i]
+            old: OldRecord = getattr(version, part)
+            records = _next(records, dtypes[i + 1], old.adjust)
+            if part != "event":
+                records["schema"] = version.number + 1
+        return records
+
+
+def _next(old: np.ndarray, dtype: np.dtype[np.void], adjust: Adjust | None) -> np.ndarray:
+    if dtype == old.dtype and adjust is None:
+        return old
+    new = np.zeros(len(old), dtype)
+    for name in dtype.names or ():
+        if name in (old.dtype.names or ()) and old.dtype[name] == dtype[name]:
+            new[name] = old[name]
+    if adjust is not None:
+        adjust(old, new)
+    return new
+
+
+def present_marks(
+    value: bytes, old: Sequence[OldMarks] | None = None, present: int = SCHEMA_VERSION
+) -> bytes:
+    """The record of source marks in the present layout; one too short for a version stays so.
+
+    Raises
+    ------
+    StateError
+        If it has a version that is not known here.
+    """
+    old = OLD_MARKS if old is None else old
+    number = _number(value)
+    if number == present or len(value) < _VERSION_BYTES:
+        return value
+    oldest = _first_number([version.number for version in old], present)
+    if not oldest <= number < present:
+        raise _refusal("the record of source marks", number, oldest, present)
+    rest = value[_VERSION_BYTES:]
+    for version in old[number - oldest :]:
+        if version.upgrade is not None:
+            rest = version.upgrade(rest)
+    return present.to_bytes(_VERSION_BYTES, "little", signed=True) + rest
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value[:_VERSION_BYTES], "little", signed=True)
+
+
+def _first_number(numbers: Sequence[int], present: int) -> int:
+    first = present - len(numbers)
+    if list(numbers) != list(range(first, present)):
+        raise ValueError(f"old schema versions {list(numbers)} do not lead up to {present}")
+    return first
+
+
+def _refusal(what: str, number: int, oldest: int, present: int) -> StateError:
+    reads = f"version {present}" if oldest == present else f"versions {oldest} to {present}"
+    if number > present:
+        do = "A newer dafu wrote it: run that one"
+    else:
+        do = f"Run an older dafu first that reads version {number} and writes one of these"
+    return StateError(
+        f"{what} has schema version {number}; this dafu reads {reads}. {do}, or rebuild the "
+        "table from the transactions under a new app_id"
+    )
+
+
+OLD_USERS: Final[tuple[OldVersion, ...]] = ()
+OLD_MERCHANTS: Final[tuple[OldVersion, ...]] = ()
+OLD_MARKS: Final[tuple[OldMarks, ...]] = ()
+
+MIGRATIONS: Final[dict[str, Migrations]] = {
+    USERS.kind: Migrations(USERS, OLD_USERS),
+    MERCHANTS.kind: Migrations(MERCHANTS, OLD_MERCHANTS),
+}
+"""By the kind of entity."""
