@@ -30,6 +30,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from msgspec import Struct
 
 from dafu.broker import free_port
+from dafu.columns import ByteColumn
 from dafu.generator import generate_batches, write
 from dafu.ingest import TransactionReader, load_mapping, to_records
 from dafu.streaming.offsets import end_offsets
@@ -86,7 +87,9 @@ async def publish(bootstrap: str, prefix: str, partitions: int, records: Sequenc
         sender = BatchSender(producer)
         for start in range(0, len(records), 5000):
             piece = records[start : start + 5000]
-            await sender.send(f"{prefix}transactions", [k for k, _ in piece], [v for _, v in piece])
+            keys = ByteColumn.of([key for key, _ in piece])
+            values = ByteColumn.of([value for _, value in piece])
+            await sender.send(f"{prefix}transactions", keys, values)
     finally:
         await producer.stop()
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dafu.kernel import kernel
+
 NULL: Final = -1
 """The length of an absent string, which is not the same as an empty one."""
 
@@ -88,6 +90,13 @@ class ByteColumn:
             return self._bytes[start : start + length]
         return self.buffer[start : start + length].tobytes()
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ByteColumn | list):
+            return self.tolist() == list(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __iter__(self) -> Iterator[bytes | None]:
         return iter(self.tolist())
 
@@ -106,18 +115,39 @@ class ByteColumn:
 
     def tolist(self) -> list[bytes | None]:
         """All of them as objects."""
-        ends = (self.starts + self.lengths).tolist()
-        if self._bytes is not None or len(self.buffer) <= 2 * self.size + 64:
-            # Slices of `bytes` are the cheapest; a copy of the buffer pays unless most of it is
-            # something else.
-            raw: Any = self._bytes or self.buffer.tobytes()
-            found = [raw[a:b] for a, b in zip(self.starts.tolist(), ends, strict=True)]
-        else:
-            view = memoryview(self.buffer.data)
-            found = [bytes(view[a:b]) for a, b in zip(self.starts.tolist(), ends, strict=True)]
+        raw, starts, ends = self._slices()
+        found: list[bytes | None] = [raw[a:b] for a, b in zip(starts, ends, strict=True)]
         for i in np.flatnonzero(self.absent).tolist():
             found[i] = None
         return found
+
+    def strings(self) -> list[str | None]:
+        """All of them as text; they must be UTF-8."""
+        raw, starts, ends = self._slices()
+        found: list[str | None]
+        if raw.isascii():
+            text = raw.decode("ascii")
+            found = [text[a:b] for a, b in zip(starts, ends, strict=True)]
+        else:
+            found = [raw[a:b].decode() for a, b in zip(starts, ends, strict=True)]
+        for i in np.flatnonzero(self.absent).tolist():
+            found[i] = None
+        return found
+
+    def _slices(self) -> tuple[bytes, list[int], list[int]]:
+        """Bytes that hold all strings and little else, and where each starts and ends."""
+        if len(self.buffer) <= 2 * self.size + 64:
+            raw = self._bytes if self._bytes is not None else self.buffer.tobytes()
+            return raw, self.starts.tolist(), (self.starts + np.maximum(self.lengths, 0)).tolist()
+        packed = self.packed_copy()
+        ends = (packed.starts + np.maximum(packed.lengths, 0)).tolist()
+        return packed.buffer.tobytes(), packed.starts.tolist(), ends
+
+    def packed_copy(self) -> ByteColumn:
+        """The same strings in a buffer that holds nothing else."""
+        out = np.empty(self.size, np.uint8)
+        _pack(self.buffer, self.starts, self.lengths, out)
+        return ByteColumn.packed(out, self.lengths)
 
     def present(self) -> list[bytes]:
         """As `tolist`, with an empty string for an absent one."""
@@ -128,15 +158,100 @@ class ByteColumn:
         at = np.asarray(indices)
         if at.dtype != np.bool_:
             at = at.astype(np.int64, copy=False)
-        buffer = self.buffer if self._bytes is None else self._bytes
-        return ByteColumn(buffer, self.starts[at], self.lengths[at])
+        return self.elsewhere(self.starts[at], self.lengths[at])
+
+    def elsewhere(self, starts: I64, lengths: I64) -> ByteColumn:
+        """Other strings in the same buffer."""
+        return ByteColumn(self.buffer if self._bytes is None else self._bytes, starts, lengths)
 
     @classmethod
     def joined(cls, columns: Sequence[ByteColumn]) -> ByteColumn:
         """The strings of several columns, one column after the other; buffers are copied."""
+        columns = [c if len(c.buffer) <= 2 * c.size + 64 else c.packed_copy() for c in columns]
         bases = np.cumsum([0, *(len(c.buffer) for c in columns)])
         return cls(
             np.concatenate([c.buffer for c in columns]),
             np.concatenate([c.starts + base for c, base in zip(columns, bases, strict=False)]),
             np.concatenate([c.lengths for c in columns]),
         )
+
+
+@kernel
+def _pack(buffer: U8, starts: I64, lengths: I64, out: U8) -> None:
+    at = 0
+    for i in range(len(starts)):
+        for j in range(lengths[i]):
+            out[at + j] = buffer[starts[i] + j]
+        at += max(lengths[i], 0)
+
+
+@kernel
+def _prefixes(buffer: U8, starts: I64, size: int, out: U8) -> None:
+    for i in range(len(starts)):
+        for j in range(size):
+            out[i * size + j] = buffer[starts[i] + j]
+
+
+def prefixes(column: ByteColumn, size: int) -> U8:
+    """The first `size` bytes of every string, one after the other.
+
+    Raises
+    ------
+    ValueError
+        If a string is shorter.
+    """
+    if len(column) and column.lengths.min() < size:
+        raise ValueError(f"a string is shorter than {size} bytes")
+    out = np.empty(len(column) * size, np.uint8)
+    _prefixes(column.buffer, column.starts, size, out)
+    return out
+
+
+@kernel
+def _equal(
+    a: U8, a_starts: I64, a_lengths: I64, b: U8, b_starts: I64, b_lengths: I64, out: Any
+) -> None:
+    for i in range(len(a_starts)):
+        n = a_lengths[i]
+        out[i] = n == b_lengths[i]
+        if out[i] and n > 0:
+            for j in range(n):
+                if a[a_starts[i] + j] != b[b_starts[i] + j]:
+                    out[i] = False
+                    break
+
+
+def equal(a: ByteColumn, b: ByteColumn) -> NDArray[np.bool_]:
+    """bool [n]: where two columns of n strings hold the same; absent equals absent only."""
+    if len(a) != len(b):
+        raise ValueError(f"columns of {len(a)} and {len(b)} strings")
+    out = np.empty(len(a), np.bool_)
+    _equal(a.buffer, a.starts, a.lengths, b.buffer, b.starts, b.lengths, out)
+    return out
+
+
+@kernel
+def _interleave(a: U8, size: int, b: U8, b_starts: I64, b_lengths: I64, out: U8) -> None:
+    at = 0
+    for i in range(len(b_starts)):
+        for j in range(size):
+            out[at + j] = a[i * size + j]
+        at += size
+        for j in range(b_lengths[i]):
+            out[at + j] = b[b_starts[i] + j]
+        at += b_lengths[i]
+
+
+def prepend(heads: U8, size: int, column: ByteColumn) -> ByteColumn:
+    """Every string with `size` bytes of its own ahead of it.
+
+    Parameters
+    ----------
+    heads : uint8 [n * size]
+    column : ByteColumn [n]
+        None of them absent.
+    """
+    lengths = column.lengths + size
+    out = np.empty(int(lengths.sum()), np.uint8)
+    _interleave(heads, size, column.buffer, column.starts, column.lengths, out)
+    return ByteColumn.packed(out, lengths)

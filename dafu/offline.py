@@ -157,8 +157,9 @@ def score_file(
                         f"a row is no valid transaction: {why.reason}: {why.detail}. Correct it, "
                         "or leave such rows out with --skip-bad"
                     )
-                decoded = [decode_decision(payload) for payload in second.decisions]
-                decisions.write(list(zip(decoded, second.decisions, strict=True)))
+                payloads = second.decisions.present()
+                decoded = [decode_decision(payload) for payload in payloads]
+                decisions.write(list(zip(decoded, payloads, strict=True)))
                 if features is not None:
                     features.write([d.transaction_id for d in decoded], second.features)
                 if on_batch is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import orjson
 
+from dafu.columns import ByteColumn
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.package import load_package
 from dafu.rules import compile_rules
@@ -17,6 +18,7 @@ from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
 from dafu.stages.users import UserStage
 from dafu.streaming.partitioner import partitions_for
+from dafu.streaming.wire import decode, encode
 
 
 def warm_up(model: IsolationForestModel | None = None) -> None:
@@ -38,7 +40,10 @@ def warm_up(model: IsolationForestModel | None = None) -> None:
         for i in range(3)
     ]
     pipeline.run([b"warm-up"] * len(values), values)
-    partitions_for([b"a", b"b"], 2)
+    column = ByteColumn.of([b"a", b"b"])
+    partitions_for(column, 2)
+    for batch in encode(column, column, 0, max_bytes=1000):
+        decode(bytes(batch.data))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dafu.broker import EmbeddedBroker, free_port
+
+# A first example may have to wait for a compiler, and a busy machine for anything.
+settings.register_profile("dafu", deadline=None)
+settings.load_profile("dafu")
 
 ROOT = Path(__file__).resolve().parents[1]
 WHICH = "DAFU_TEST_BROKER"

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh64_intdigest
 
 from dafu.features.catalogue import MERCHANT_FEATURES
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import MERCHANTS, EntityLayout
 from dafu.stages.batch import FORWARD, InputBatch, UserOutput
 from dafu.stages.users import UserStage
+from dafu.tables.changes import Change
 from dafu.tables.records import MemoryRecords
-from dafu.tables.working_set import HEAD, Change, PartitionRecords, WorkingSet
+from dafu.tables.working_set import HEAD, PartitionRecords, WorkingSet
 from tests.oracle import DAY_MS, Payment
 
 START = 1_700_000_000_000
@@ -97,7 +98,7 @@ def batches(stream: Sequence[Payment], sizes: Iterable[int], first: int = 0) -> 
     values = [to_json(p) for p in stream]
     keys = [p.user_id.encode() for p in stream]
     return [
-        InputBatch(3, keys[a:b], values[a:b], range(first + a, first + b), [START] * (b - a))
+        InputBatch.of(3, keys[a:b], values[a:b], first + a, [START] * (b - a))
         for a, b in cuts(len(stream), sizes)
     ]
 
@@ -133,7 +134,9 @@ def forwarded(outputs: Iterable[UserOutput]) -> dict[int, tuple[bytes, bytes]]:
     """Forwarded records by the offset of their transaction."""
     found: dict[int, tuple[bytes, bytes]] = {}
     for output in outputs:
-        for key, value in zip(output.forward_keys, output.forward_values, strict=True):
+        for key, value in zip(
+            output.forward_keys.present(), output.forward_values.present(), strict=True
+        ):
             offset = int(header(value)["offset"])
             assert offset not in found, "one transaction forwarded twice"
             found[offset] = key, value
@@ -163,7 +166,7 @@ def step_merchant_kernel(
         inputs["time"] = [p.time for p in stream[a:b]]
         inputs["amount"] = [p.amount for p in stream[a:b]]
         inputs["user"] = np.array(
-            [xxh3_64_intdigest(p.user_id.encode()) for p in stream[a:b]], dtype=np.uint64
+            [xxh64_intdigest(p.user_id.encode()) for p in stream[a:b]], dtype=np.uint64
         )
         state = WorkingSet(MERCHANTS, records, list(numbers), np.bincount(inputs["merchant"]))
         step_merchants(

@@ -17,7 +17,12 @@ def test_a_column_is_its_list(values: list[bytes | None]) -> None:
     column = ByteColumn.of(values)
     assert column.tolist() == values
     assert list(column) == values
+    assert column == values
+    assert column == ByteColumn.of(values)
+    assert column != [*values, b""]
     assert [column[i] for i in range(len(column))] == values
+    assert column.packed_copy() == values
+    assert len(column.packed_copy().buffer) == column.size
     assert column.present() == [v or b"" for v in values]
     mutable = ByteColumn(bytearray(column.buffer), column.starts, column.lengths)
     assert mutable.tolist() == [mutable[i] for i in range(len(values))] == values
@@ -43,6 +48,14 @@ def test_taking_shares_the_buffer(values: list[bytes | None], data: st.DataObjec
 def test_joined_columns_are_joined_lists(parts: list[list[bytes | None]]) -> None:
     columns = [ByteColumn.of(part) for part in parts]
     assert ByteColumn.joined(columns).tolist() == [v for part in parts for v in part]
+
+
+@given(st.lists(st.none() | st.text(max_size=5), max_size=20))
+def test_text(values: list[str | None]) -> None:
+    column = ByteColumn.of([None if v is None else v.encode() for v in values])
+    assert column.strings() == values
+    apart = ByteColumn.of([b"x" * 200, *column.tolist(), b"y" * 200])
+    assert apart.take(np.arange(1, len(values) + 1)).strings() == values
 
 
 def test_strings_may_lie_anywhere_in_the_buffer() -> None:

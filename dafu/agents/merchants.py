@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from dafu.agents.shell import LATENCY, WORKER, WORKER_NAME, Sending, StageAgent, now_ms
+from dafu.columns import ByteColumn
 from dafu.stages.batch import MerchantOutput
 from dafu.stages.decide import DECISIONS
 from dafu.stages.merchants import MerchantStage
-from dafu.streaming.records import RecordBatch
+from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
 
 
@@ -28,7 +29,7 @@ class MerchantsAgent(StageAgent[MerchantOutput]):
         output: MerchantOutput,
     ) -> list[Sending]:
         """Publish the decisions."""
-        if not output.decisions:
+        if not len(output.decisions):
             return []
         headers = _decision_headers(output)
         return [sender.send(self.topic, output.keys, output.decisions, headers=headers)]
@@ -41,8 +42,10 @@ class MerchantsAgent(StageAgent[MerchantOutput]):
             self.by_outcome[name] += int((output.outcomes == code).sum())
 
 
-def _decision_headers(output: MerchantOutput) -> list[list[tuple[str, bytes]]]:
+def _decision_headers(output: MerchantOutput) -> ByteColumn:
     """What depends on the clock and the worker, beside the payload, which must not."""
     latencies = (now_ms() - output.ingested).tolist()
     worker = (WORKER, WORKER_NAME)
-    return [[(LATENCY, b"%d" % latency), worker] for latency in latencies]
+    # Latencies repeat within a batch.
+    sections = {n: encode_headers([(LATENCY, b"%d" % n), worker]) for n in set(latencies)}
+    return ByteColumn.of([sections[n] for n in latencies])

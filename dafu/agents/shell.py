@@ -16,15 +16,18 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+import numpy as np
 from msgspec import Struct
 
+from dafu.columns import ByteColumn
 from dafu.errors import DafuError
-from dafu.stages.batch import NO_TIMESTAMP, InputBatch, Rejected
+from dafu.stages.batch import InputBatch, Rejected
 from dafu.streaming import dead_letters
-from dafu.streaming.records import RecordBatch
+from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
+from dafu.tables.changes import Changes
 from dafu.tables.table import PackedTable
-from dafu.tables.working_set import Change, PartitionRecords
+from dafu.tables.working_set import PartitionRecords
 from dafu.topics import report_dangers
 
 logger = logging.getLogger(__name__)
@@ -61,18 +64,17 @@ class Counters(Struct):
 
 def input_batch(chunk: RecordBatch) -> InputBatch:
     """The columns of a fetched chunk."""
-    records = chunk.records
     rerouted = frozenset(
         i
-        for i, r in enumerate(records)
-        if r.headers and any(name == dead_letters.REROUTED for name, _ in r.headers)
+        for i in np.flatnonzero(chunk.has_headers).tolist()
+        if any(name == dead_letters.REROUTED for name, _ in chunk.headers_of(i))
     )
     return InputBatch(
         chunk.partition,
-        [r.key for r in records],
-        [r.value for r in records],
-        [r.offset for r in records],
-        [NO_TIMESTAMP if r.timestamp is None else r.timestamp for r in records],
+        chunk.keys,
+        chunk.values,
+        chunk.offsets,
+        chunk.timestamps,
         rerouted,
     )
 
@@ -86,17 +88,24 @@ async def send_dead_letters(
     """Keep rejected records on the dead-letters topic, the very largest of them cut short."""
     keys: list[bytes | None] = []
     values: list[bytes | None] = []
-    headers: list[list[tuple[str, bytes]]] = []
+    headers: list[bytes] = []
     for why in rejected:
-        r = chunk.records[why.index]
-        key, value, cut = _cut_to_size(r.key, r.value)
+        i = why.index
+        key, value, cut = _cut_to_size(chunk.keys[i], chunk.values[i])
         keys.append(key)
         values.append(value)
         origin = dead_letters.Origin(
-            why.reason, cut + why.detail, chunk.topic, chunk.partition, r.offset, r.timestamp
+            why.reason,
+            cut + why.detail,
+            chunk.topic,
+            chunk.partition,
+            int(chunk.offsets[i]),
+            int(chunk.timestamps[i]),
         )
-        headers.append(dead_letters.headers(origin))
-    await sender.send(topic, keys, values, headers=headers)
+        headers.append(encode_headers(dead_letters.headers(origin)))
+    await sender.send(
+        topic, ByteColumn.of(keys), ByteColumn.of(values), headers=ByteColumn.of(headers)
+    )
 
 
 def _cut_to_size(key: bytes | None, value: bytes | None) -> tuple[bytes | None, bytes | None, str]:
@@ -121,7 +130,7 @@ class StageOutput(Protocol):
     """What every stage's output has."""
 
     rejected: list[Rejected]
-    changes: list[Change]
+    changes: Changes
     fenced: int
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from dafu.agents.shell import Sending, StageAgent
+from dafu.columns import ByteColumn
 from dafu.stages.batch import UserOutput
 from dafu.stages.users import UserStage
 from dafu.streaming import dead_letters
-from dafu.streaming.records import RecordBatch
+from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
+
+_REROUTED: Final = encode_headers([(dead_letters.REROUTED, b"1")])
 
 
 class UsersAgent(StageAgent[UserOutput]):
@@ -18,15 +23,15 @@ class UsersAgent(StageAgent[UserOutput]):
     def publish(self, sender: BatchSender, chunk: RecordBatch, output: UserOutput) -> list[Sending]:
         """Forward what was applied; send records with a wrong key round again."""
         sends: list[Sending] = []
-        if output.forward_keys:
+        if len(output.forward_keys):
             sends.append(sender.send(self.topic, output.forward_keys, output.forward_values))
         if output.reroutes:
             sends.append(
                 sender.send(
                     chunk.topic,
-                    [key for _, key in output.reroutes],
-                    [chunk.records[i].value for i, _ in output.reroutes],
-                    headers=[[(dead_letters.REROUTED, b"1")] for _ in output.reroutes],
+                    ByteColumn.of([key for _, key in output.reroutes]),
+                    chunk.values.take([i for i, _ in output.reroutes]),
+                    headers=ByteColumn.repeated(_REROUTED, len(output.reroutes)),
                 )
             )
         return sends

@@ -91,6 +91,7 @@ def _republish(settings: Settings, letters: list[_Letter], *, dry_run: bool) -> 
 
 async def _send(settings: Settings, letters: list[_Letter]) -> None:
     from dafu.cli.kafka import opened_producer
+    from dafu.columns import ByteColumn
     from dafu.streaming.sender import BatchSender
 
     async with opened_producer(settings) as producer:
@@ -99,7 +100,11 @@ async def _send(settings: Settings, letters: list[_Letter]) -> None:
             records = [record for record, origin in letters if origin.topic == topic]
             for start in range(0, len(records), _CHUNK):
                 chunk = records[start : start + _CHUNK]
-                await sender.send(topic, [r.key for r in chunk], [r.value for r in chunk])
+                await sender.send(
+                    topic,
+                    ByteColumn.of([r.key for r in chunk]),
+                    ByteColumn.of([r.value for r in chunk]),
+                )
 
 
 def _document(letter: _Letter) -> dict[str, Any]:

@@ -123,6 +123,7 @@ class _Publication:
 
     async def _publish(self, rate: float, speedup: float | None, progress: Any) -> None:
         from dafu.cli.kafka import ensure_topic, opened_producer
+        from dafu.columns import ByteColumn
         from dafu.streaming.sender import BatchSender
 
         stop = asyncio.Event()
@@ -156,10 +157,9 @@ class _Publication:
                     if await _wait(stop, due):
                         self.interrupted = True
                         break
-                    keys = [key for key, _ in records]
-                    pending.append(
-                        (len(keys), sender.post(self.topic, keys, [v for _, v in records]))
-                    )
+                    keys = ByteColumn.of([key for key, _ in records])
+                    values = ByteColumn.of([value for _, value in records])
+                    pending.append((len(keys), sender.post(self.topic, keys, values)))
                     sent += len(keys)
                     await settle(_IN_FLIGHT)
             finally:

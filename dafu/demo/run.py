@@ -25,6 +25,7 @@ from msgspec import Struct
 from dafu.agents.shell import LATENCY
 from dafu.broker import EmbeddedBroker, free_port
 from dafu.cli.kafka import ensure_topic, opened_producer, read_topic
+from dafu.columns import ByteColumn
 from dafu.demo.tally import Tally
 from dafu.demo.traffic import Piece, Traffic
 from dafu.demo.worker import Worker, worker_environment
@@ -351,7 +352,9 @@ class _Poster:
     def post(self, piece: Piece, *, live: bool) -> None:
         """Start sending."""
         self._tally.publish(piece.ids, piece.scenarios, time.perf_counter(), live=live)
-        self._pending.append(self._post(self._topic, piece.keys, piece.values))
+        self._pending.append(
+            self._post(self._topic, ByteColumn.of(piece.keys), ByteColumn.of(piece.values))
+        )
 
     async def settle(self, most: int) -> None:
         """Wait until at most so many pieces are not acknowledged."""

@@ -235,8 +235,13 @@ def step_users(
     status : int8[n]
         APPLIED, FENCED, DUPLICATE or CONFLICT.
     """
-    seen = np.zeros((_THINGS, TABLE_SIZE), SEEN)
+    # Views are taken here, once: each one taken in the loop below costs two atomic operations.
+    seen_merchants = np.zeros(TABLE_SIZE, SEEN)
+    seen_devices = np.zeros(TABLE_SIZE, SEEN)
+    seen_ips = np.zeros(TABLE_SIZE, SEEN)
+    seen_countries = np.zeros(TABLE_SIZE, SEEN)
     youngest = np.empty((_THINGS, N_WINDOWS + 1), np.int64)
+    merchants, devices, ips, countries = youngest[0], youngest[1], youngest[2], youngest[3]
     distinct = np.empty((_THINGS, _N_DISTINCT), np.float64)
     slot_age = np.empty(USER_SLOTS, np.int64)
     moments = np.empty((N_WINDOWS, MOMENTS), np.float64)
@@ -271,6 +276,9 @@ def step_users(
         n_earlier = 0
         largest = tx.amount
         seen_merchant = seen_device = seen_country = seen_ip = False
+        # Most events have the device, IP and country of the one before: nothing new to count then.
+        device = ip = country = np.uint64(0)
+        k_before = N_WINDOWS
         for i in range(low, high):
             event = events[i]
             age = tx.time - event.time
@@ -285,29 +293,32 @@ def step_users(
             earlier[n_earlier] = event.amount
             n_earlier += 1
             largest = max(largest, event.amount)
-            count_distinct(event.merchant, k, stamp, seen[0], youngest[0])
+            count_distinct(event.merchant, k, stamp, seen_merchants, merchants)
             seen_merchant |= event.merchant == tx.merchant
-            if event.device != 0:
-                count_distinct(event.device, k, stamp, seen[1], youngest[1])
+            nearer = k < k_before
+            k_before = k
+            if event.device != 0 and (nearer or event.device != device):
+                count_distinct(event.device, k, stamp, seen_devices, devices)
                 seen_device |= event.device == tx.device
-            if event.ip != 0:
-                count_distinct(event.ip, k, stamp, seen[2], youngest[2])
+            if event.ip != 0 and (nearer or event.ip != ip):
+                count_distinct(event.ip, k, stamp, seen_ips, ips)
                 seen_ip |= event.ip == tx.ip
-            if event.country != 0:
-                count_distinct(event.country, k, stamp, seen[3], youngest[3])
+            if event.country != 0 and (nearer or event.country != country):
+                count_distinct(event.country, k, stamp, seen_countries, countries)
                 seen_country |= event.country == tx.country
+            device, ip, country = event.device, event.ip, event.country
         moments[0, 0] += 1.0
         sums[0] += tx.amount
-        count_distinct(tx.merchant, 0, stamp, seen[0], youngest[0])
+        count_distinct(tx.merchant, 0, stamp, seen_merchants, merchants)
         row[_NEW_MERCHANT] = 0.0 if seen_merchant else 1.0
         if tx.device != 0:
-            count_distinct(tx.device, 0, stamp, seen[1], youngest[1])
+            count_distinct(tx.device, 0, stamp, seen_devices, devices)
             row[_NEW_DEVICE] = 0.0 if seen_device else 1.0
         if tx.ip != 0:
-            count_distinct(tx.ip, 0, stamp, seen[2], youngest[2])
+            count_distinct(tx.ip, 0, stamp, seen_ips, ips)
             row[_NEW_IP] = 0.0 if seen_ip else 1.0
         if tx.country != 0:
-            count_distinct(tx.country, 0, stamp, seen[3], youngest[3])
+            count_distinct(tx.country, 0, stamp, seen_countries, countries)
             row[_NEW_COUNTRY] = 0.0 if seen_country else 1.0
         for k in range(1, N_WINDOWS):
             moments[k, 0] += moments[k - 1, 0]

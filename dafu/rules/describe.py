@@ -6,6 +6,7 @@ machine and locale. Knows checked expressions and a single row; knows no rules.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ MISSING: Final = "missing"
 
 _MAX_TEXT: Final = 60
 _MAX_ITEMS: Final = 5
+_ALIKE: Final = 1e-4
+"""Numbers farther apart than this fraction of the larger one differ within six digits."""
 
 
 def format_number(value: float, quantity: Quantity | None = None) -> str:
@@ -34,6 +37,7 @@ def format_number(value: float, quantity: Quantity | None = None) -> str:
     return _digits(value) + (unit if unit == "%" else f" {unit}" if unit else "")
 
 
+@functools.lru_cache(maxsize=4096)
 def _digits(value: float) -> str:
     size = abs(value)
     if math.isinf(value) or size >= 1e15 or 0.0 < size < 1e-6:
@@ -86,7 +90,7 @@ def value_of(x: Typed, row: Batch) -> Any:
     value = x.run(row)
     if isinstance(value, list):
         return value[0]
-    return np.asarray(value).reshape(-1)[0].item()
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def describe(x: Typed, row: Batch) -> str:
@@ -167,7 +171,9 @@ def _precise(x: Typed, row: Batch) -> str:
     if left.form != "name" or right.form != "constant" or left.type != "number":
         return ""
     a, b = value_of(left, row), value_of(right, row)
-    if a == b or format_number(a) != format_number(b):
+    if a == b or abs(a - b) > _ALIKE * max(abs(a), abs(b)):
+        return ""
+    if format_number(a) != format_number(b):
         return ""
     return f"{left.name} {a!r} {x.name} {b!r}"
 

@@ -5,14 +5,18 @@ Knows bytes and offsets, neither topics' clients nor what the bytes mean.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
+from dafu.columns import ByteColumn
 from dafu.features.catalogue import USER_FEATURES, USER_LAYOUT_HASH
-from dafu.tables.working_set import Change
+from dafu.stages.texts import PLACES, TEXTS
+from dafu.tables.changes import Changes
 
 NO_TIMESTAMP: Final = -1
 
@@ -25,11 +29,31 @@ class InputBatch(Struct, frozen=True):
     """
 
     partition: int
-    keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
-    offsets: Sequence[int]
-    timestamps: Sequence[int]
+    keys: ByteColumn
+    values: ByteColumn
+    offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
     rerouted: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        partition: int,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        first_offset: int = 0,
+        timestamps: Sequence[int] | None = None,
+    ) -> InputBatch:
+        """Consecutive records from sequences; without timestamps unless they are given."""
+        n = len(values)
+        times = np.full(n, NO_TIMESTAMP) if timestamps is None else np.array(timestamps, np.int64)
+        return cls(
+            partition,
+            ByteColumn.of(keys),
+            ByteColumn.of(values),
+            np.arange(first_offset, first_offset + n),
+            times,
+        )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -50,11 +74,11 @@ class UserOutput(Struct):
     `reroutes` are positions of records to publish again under their `user_id`.
     """
 
-    forward_keys: list[bytes]
-    forward_values: list[bytes]
+    forward_keys: ByteColumn
+    forward_values: ByteColumn
     rejected: list[Rejected]
     reroutes: list[tuple[int, bytes]]
-    changes: list[Change]
+    changes: Changes
     duplicates: int = 0
     fenced: int = 0
 
@@ -66,39 +90,49 @@ class MerchantOutput(Struct):
     transaction, for latency. `features` is float64 [decisions, 83] in catalogue order.
     """
 
-    keys: list[bytes]
-    decisions: list[bytes]
+    keys: ByteColumn
+    decisions: ByteColumn
     ingested: np.ndarray
     features: np.ndarray
     outcomes: np.ndarray
     rejected: list[Rejected]
-    changes: list[Change]
+    changes: Changes
     repeats: int = 0
     fenced: int = 0
 
 
-FORWARD_MAGIC: Final = 0x0001_4644
-"""Format 1 of the forwarded record ("DF" and a version)."""
+FORWARD_MAGIC: Final = 0x0002_4644
+"""Format 2 of the forwarded record ("DF" and a version)."""
+
+FORWARD_LAYOUT: Final = zlib.crc32(repr((USER_LAYOUT_HASH, TEXTS, PLACES)).encode())
+"""Tells versions apart whose forwarded records hold other features or fields."""
 
 FORWARD: Final = np.dtype(
     [
         ("magic", "<u4"),
-        ("layout", "<u4"),  # which user features follow
+        ("layout", "<u4"),
         ("source", "<i8"),  # partition and offset of the transaction
         ("offset", "<i8"),
         ("ingested", "<i8"),
         ("time", "<i8"),
         ("amount", "<f8"),
         ("user", "<u8"),
+        ("places", "<f8", (len(PLACES),)),
         ("features", "<f8", (len(USER_FEATURES),)),
+        ("text_start", "<u2", (len(TEXTS),)),  # in the JSON; see `dafu.stages.texts`
+        ("text_length", "<u2", (len(TEXTS),)),
+        ("plain", "<u4"),  # 1 if these two arrays hold
     ]
 )
 """What stage one sends ahead of the transaction's own JSON, in one record."""
+
+ABSENT_TEXT: Final = 0xFFFF
+"""The `text_length` of a field that is absent or null."""
 
 
 def forward_header(n: int) -> np.ndarray:
     """Fresh FORWARD records with their constant fields set."""
     header = np.zeros(n, dtype=FORWARD)
     header["magic"] = FORWARD_MAGIC
-    header["layout"] = USER_LAYOUT_HASH
+    header["layout"] = FORWARD_LAYOUT
     return header

@@ -1,23 +1,32 @@
 """Decisions as bytes: verdicts, scores and reasons of a batch into payloads.
 
-Everything that is the same for all rows, or can be rounded and formatted by whole columns, is; what
-is left for each transaction is to build one `Decision` and encode it. Reasons are put into words
-for the few transactions that have any.
+A template decision, encoded once, gives everything that no row changes; a compiled kernel writes
+each row's values into it. Reasons are put into words, and encoded one by one, for the few
+transactions that have any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 
+from dafu.columns import ByteColumn
 from dafu.features.catalogue import CATALOGUE_HASH
 from dafu.models.isolation import IsolationForestModel, Scores
 from dafu.rules import Evaluation, RuleSet
 from dafu.schema import Decision, Explanations, FiredRule, Reason, Versions, encode_decision
 from dafu.stages.decide import APPROVE, DECISIONS, DIGITS, LEVELS, Thresholds, Verdicts
-from dafu.stages.reasons import model_reason
+from dafu.stages.decision_json import (
+    MICRO,
+    Template,
+    number_slot,
+    quoted_text_slot,
+    text_slot,
+    time_slot,
+)
+from dafu.stages.reasons import model_reasons
 
 GROUPS: Final = ("amount", "behavior", "merchant")
 """Feature groups in the order of the fields of `Explanations`."""
@@ -25,8 +34,21 @@ GROUPS: Final = ("amount", "behavior", "merchant")
 RULES: Final = "rules"
 """What decisions call the rules where they name their scores."""
 
-_NO_REASONS: Final[list[Reason]] = []
-_NO_RULES: Final[list[FiredRule]] = []
+assert MICRO == 10**DIGITS
+
+_encode = msgspec.json.Encoder().encode
+_DECISIONS: Final = ByteColumn.of([_encode(name) for name in DECISIONS])
+_LEVELS: Final = ByteColumn.of([_encode(name) for name in LEVELS])
+_FRAUD: Final = ByteColumn.of([_encode(False), _encode(True)])
+_EMPTY: Final = b"[]"
+
+
+class DecisionIds(NamedTuple):
+    """Whose decisions: n ids each, as what stands between the quotes in JSON (escapes kept)."""
+
+    transaction_id: ByteColumn
+    user_id: ByteColumn
+    merchant_id: ByteColumn
 
 
 class DecisionWriter:
@@ -37,91 +59,88 @@ class DecisionWriter:
     ) -> None:
         self._model = model.name if model else None
         self._order = [model.groups.index(g) for g in GROUPS] if model else []
-        self._used = f"{model.name}+{RULES}" if model else RULES
-        self._versions = Versions(
-            rules.version, model.version if model else None, CATALOGUE_HASH, thresholds.version
+        by_model = {} if model is None else {model.name: number_slot(6)}
+        self._template = Template(
+            encode_decision(
+                Decision(
+                    transaction_id=quoted_text_slot(0),
+                    user_id=quoted_text_slot(1),
+                    merchant_id=quoted_text_slot(2),
+                    timestamp=time_slot(),
+                    decision=text_slot(3),
+                    risk_score=number_slot(0),
+                    risk_level=text_slot(4),
+                    is_fraud=text_slot(5),
+                    confidence=number_slot(1),
+                    model_used=f"{model.name}+{RULES}" if model else RULES,
+                    scores={**by_model, RULES: number_slot(2)},
+                    explanations=Explanations(number_slot(3), number_slot(4), number_slot(5)),
+                    reasons=text_slot(6),
+                    rules_fired=text_slot(7),
+                    versions=Versions(
+                        rules.version,
+                        model.version if model else None,
+                        CATALOGUE_HASH,
+                        thresholds.version,
+                    ),
+                    degraded=model is None,
+                )
+            )
         )
 
     def write(
         self,
-        documents: Sequence[Any],
+        ids: DecisionIds,
         times: np.ndarray,
         features: np.ndarray,
         evaluation: Evaluation,
         scores: Scores | None,
         verdicts: Verdicts,
-    ) -> list[bytes]:
-        """Payloads of n decisions, in order.
+    ) -> ByteColumn:
+        """Payloads of n decisions, in order: what `encode_decision` makes of each.
 
         Parameters
         ----------
-        documents : n objects with transaction_id, user_id and merchant_id
+        ids : DecisionIds of n
         times : int64 [n], epoch milliseconds
         features : float64 [n, 83], catalogue order
         evaluation, scores, verdicts
             What rules, model (None: there is none) and thresholds made of the batch.
+
+        Raises
+        ------
+        UnwritableValueError
+            If a risk is beyond 0..1 or no number, an id is absent, or a time is beyond the years
+            1..9999.
         """
         reasons, fired = self._reasons(features, evaluation, scores, verdicts)
-        used, versions, degraded = self._used, self._versions, self._model is None
-        return [
-            encode_decision(
-                Decision(
-                    document.transaction_id,
-                    document.user_id,
-                    document.merchant_id,
-                    stamp,
-                    DECISIONS[decision],
-                    risk,
-                    LEVELS[level],
-                    fraud,
-                    confidence,
-                    used,
-                    by_model,
-                    Explanations(*explanation),
-                    reasons.get(i, _NO_REASONS),
-                    fired.get(i, _NO_RULES),
-                    versions,
-                    degraded,
-                )
-            )
-            for i, (
-                document,
-                stamp,
-                decision,
-                risk,
-                level,
-                fraud,
-                confidence,
-                by_model,
-                explanation,
-            ) in enumerate(
-                zip(
-                    documents,
-                    np.datetime_as_string(times.astype("datetime64[ms]"), timezone="UTC").tolist(),
-                    verdicts.decision.tolist(),
-                    verdicts.risk.tolist(),
-                    verdicts.level.tolist(),
-                    verdicts.fraud.tolist(),
-                    _rounded(np.maximum(verdicts.risk, 1.0 - verdicts.risk)),
-                    self._scores(evaluation, scores),
-                    self._explanations(evaluation, scores),
-                    strict=True,
-                )
-            )
+        texts = [
+            *ids,
+            _DECISIONS.take(verdicts.decision),
+            _LEVELS.take(verdicts.level),
+            _FRAUD.take(verdicts.fraud.astype(np.int64)),
+            reasons,
+            fired,
         ]
+        return self._template.fill(texts, self._micros(evaluation, scores, verdicts), times)
 
-    def _scores(self, evaluation: Evaluation, scores: Scores | None) -> list[dict[str, float]]:
-        by_rules = _rounded(evaluation.risk)
-        if scores is None or self._model is None:
-            return [{RULES: r} for r in by_rules]
-        name = self._model
-        return [{name: m, RULES: r} for m, r in zip(_rounded(scores.risk), by_rules, strict=True)]
-
-    def _explanations(self, evaluation: Evaluation, scores: Scores | None) -> list[list[float]]:
-        risks = np.column_stack([evaluation.group_risk[g] for g in GROUPS])
+    def _micros(
+        self, evaluation: Evaluation, scores: Scores | None, verdicts: Verdicts
+    ) -> np.ndarray:
+        """All numbers in millionths, by the columns of the template's slots."""
+        risk = verdicts.risk
+        numbers = np.zeros((len(risk), 7))
+        numbers[:, 0] = risk
+        numbers[:, 1] = np.maximum(risk, 1.0 - risk)
+        numbers[:, 2] = evaluation.risk
+        for k, group in enumerate(GROUPS):
+            numbers[:, 3 + k] = evaluation.group_risk[group]
         if scores is not None:
-            risks = np.maximum(risks, scores.group_risk[:, self._order])
-        return _rounded(risks)
+            np.maximum(numbers[:, 3:6], scores.group_risk[:, self._order], out=numbers[:, 3:6])
+            numbers[:, 6] = scores.risk
+        with np.errstate(invalid="ignore"):  # what is no number, the template refuses
+            micros: np.ndarray = np.rint(numbers * MICRO).astype(np.int64)
+        return micros
 
     def _reasons(
         self,
@@ -129,8 +148,8 @@ class DecisionWriter:
         evaluation: Evaluation,
         scores: Scores | None,
         verdicts: Verdicts,
-    ) -> tuple[dict[int, list[Reason]], dict[int, list[FiredRule]]]:
-        """Reasons and fired rules of the rows that have any, by row; rules come first."""
+    ) -> tuple[ByteColumn, ByteColumn]:
+        """Reasons and fired rules of each row as JSON; rules come first."""
         reasons: dict[int, list[Reason]] = {}
         fired: dict[int, list[FiredRule]] = {}
         for i in evaluation.rows_with_hits().tolist():
@@ -138,16 +157,20 @@ class DecisionWriter:
             fired[i] = [FiredRule(h.rule_id, h.action, h.risk_score, h.mode) for h in hits]
             reasons[i] = [Reason(f"rule:{h.rule_id}", h.text) for h in hits if h.mode == "live"]
         if scores is not None and self._model is not None:
-            notable = (verdicts.level > 0) | (verdicts.decision != APPROVE)
-            for i in np.flatnonzero(notable).tolist():
-                reason = model_reason(
-                    self._model, scores.risk[i], scores.group_risk[i], features[i]
-                )
+            rows = np.flatnonzero((verdicts.level > 0) | (verdicts.decision != APPROVE))
+            found = model_reasons(
+                self._model, scores.risk[rows], scores.group_risk[rows], features[rows]
+            )
+            for i, reason in zip(rows.tolist(), found, strict=True):
                 if reason is not None:
                     reasons.setdefault(i, []).append(reason)
-        return reasons, fired
+        n = len(verdicts.risk)
+        return _lists(reasons, n), _lists(fired, n)
 
 
-def _rounded(values: np.ndarray) -> list[Any]:
-    rounded: list[Any] = np.round(values, DIGITS).tolist()
-    return rounded
+def _lists(by_row: dict[int, Any], n: int) -> ByteColumn:
+    """JSON of n lists, most of which are empty and not in `by_row`."""
+    encoded = ByteColumn.of([_EMPTY, *map(_encode, by_row.values())])
+    which = np.zeros(n, dtype=np.int64)
+    which[list(by_row)] = np.arange(1, len(by_row) + 1)
+    return encoded.take(which)

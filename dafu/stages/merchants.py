@@ -13,33 +13,32 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from dafu.columns import NULL, ByteColumn, prefixes
 from dafu.errors import DafuError
-from dafu.features.catalogue import INDEX, MERCHANT_FEATURES, USER_LAYOUT_HASH
+from dafu.features.catalogue import INDEX, MERCHANT_FEATURES
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import APPLIED, FENCED, MERCHANTS
 from dafu.models.isolation import IsolationForestModel
 from dafu.rules import RuleSet
-from dafu.stages.batch import FORWARD, FORWARD_MAGIC, InputBatch, MerchantOutput, Rejected
+from dafu.schema import Transaction
+from dafu.stages.batch import (
+    ABSENT_TEXT,
+    FORWARD,
+    FORWARD_LAYOUT,
+    FORWARD_MAGIC,
+    InputBatch,
+    MerchantOutput,
+    Rejected,
+)
 from dafu.stages.decide import Thresholds, decide
-from dafu.stages.decisions import DecisionWriter
+from dafu.stages.decisions import DecisionIds, DecisionWriter
+from dafu.stages.texts import PLACES, TEXTS, Texts
+from dafu.tables.changes import NOTHING
 from dafu.tables.working_set import PartitionRecords, SourceMarks, WorkingSet
 
 ATTRIBUTE_PREFIX: Final = "attributes."
-TEXT_FIELDS: Final = (
-    "transaction_id",
-    "user_id",
-    "merchant_id",
-    "currency",
-    "category",
-    "channel",
-    "country",
-    "device_fingerprint",
-    "ip_address",
-    "card_id",
-    "user_agent",
-)
-NUMBER_FIELDS: Final = ("lat", "long", "merchant_lat", "merchant_long")
 _N_MERCHANT: Final = len(MERCHANT_FEATURES)
+_NO_TEXT: Final = ByteColumn.of([])
 
 
 class LayoutMismatchError(DafuError):
@@ -70,44 +69,45 @@ class MerchantStage:
 
     def run(self, batch: InputBatch, records: PartitionRecords) -> MerchantOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
-        good, header, rejected = _unpack(batch)
+        rows, header, rejected = _unpack(batch)
         output = MerchantOutput(
-            [], [], np.empty(0, np.int64), np.empty((0, len(INDEX))), np.empty(0, np.int8),
-            rejected, [],
+            _NO_TEXT, _NO_TEXT, np.empty(0, np.int64), np.empty((0, len(INDEX))),
+            np.empty(0, np.int8), rejected, NOTHING,
         )  # fmt: skip
-        if not good:
+        if not rows.size:
             return output
-        offsets = np.array([batch.offsets[i] for i in good], dtype=np.int64)
+        offsets = batch.offsets[rows]
         marks = SourceMarks.load(records)
         beyond = offsets > marks.fence
         output.fenced = int((~beyond).sum())
-        repeated = np.zeros(len(good), dtype=bool)
-        repeated[beyond] = marks.repeats(header["source"][beyond], header["offset"][beyond])
-        output.repeats = int(repeated.sum())
-        fresh = np.flatnonzero(beyond & ~repeated)
         if not beyond.any():
             return output
+        repeated = np.zeros(rows.size, dtype=bool)
+        repeated[beyond] = marks.repeats(header["source"][beyond], header["offset"][beyond])
+        output.repeats = int(repeated.sum())
         marks.fence = int(offsets[-1])
-        if fresh.size:
-            at = [good[p] for p in fresh.tolist()]
-            self._decide(batch, at, header[fresh], offsets[fresh], records, output)
-        output.changes.append(marks.change())
+        fresh = beyond & ~repeated
+        if fresh.all():
+            self._decide(batch, rows, header, records, output)
+        elif fresh.any():
+            self._decide(batch, rows[fresh], header[fresh], records, output)
+        output.changes = output.changes.then(marks.changes())
         return output
 
     def _decide(
         self,
         batch: InputBatch,
-        at: list[int],
+        rows: np.ndarray,
         header: np.ndarray,
-        offsets: np.ndarray,
         records: PartitionRecords,
         output: MerchantOutput,
     ) -> None:
-        merchants: list[bytes] = [batch.keys[i] or b"" for i in at]
         numbers: dict[bytes, int] = {}
-        inputs = np.empty(len(at), dtype=MERCHANT_INPUT)
-        inputs["merchant"] = [numbers.setdefault(m, len(numbers)) for m in merchants]
-        inputs["offset"] = offsets
+        inputs = np.empty(rows.size, dtype=MERCHANT_INPUT)
+        inputs["merchant"] = [
+            numbers.setdefault(m, len(numbers)) for m in batch.keys.take(rows).present()
+        ]
+        inputs["offset"] = batch.offsets[rows]
         for name in ("time", "amount", "user"):
             inputs[name] = header[name]
         state = WorkingSet(
@@ -116,8 +116,8 @@ class MerchantStage:
             list(numbers),
             np.bincount(inputs["merchant"], minlength=len(numbers)),
         )
-        merchant_features = np.empty((len(at), _N_MERCHANT))
-        status = np.empty(len(at), dtype=np.int8)
+        merchant_features = np.empty((rows.size, _N_MERCHANT))
+        status = np.empty(rows.size, dtype=np.int8)
         step_merchants(
             state.heads,
             state.events,
@@ -128,28 +128,21 @@ class MerchantStage:
             merchant_features,
             status,
         )
-        output.changes.extend(state.changes())
+        output.changes = state.changes()
         features = np.hstack((header["features"], merchant_features))
         if (status == FENCED).any():
-            applied = np.flatnonzero(status == APPLIED)
-            output.fenced += len(at) - applied.size
-            at = [at[p] for p in applied.tolist()]
-            header, features = header[applied], features[applied]
-        tails = [batch.values[i][FORWARD.itemsize :] for i in at]  # type: ignore[index]
-        self._judge(tails, header, features, output)
+            applied = status == APPLIED
+            output.fenced += int((~applied).sum())
+            rows, header, features = rows[applied], header[applied], features[applied]
+        self._judge(batch.values.take(rows), header, features, output)
 
     def _judge(
-        self,
-        tails: list[bytes],
-        header: np.ndarray,
-        features: np.ndarray,
-        output: MerchantOutput,
+        self, values: ByteColumn, header: np.ndarray, features: np.ndarray, output: MerchantOutput
     ) -> None:
-        n = len(tails)
-        documents, columns = self._fields.read(tails)
+        texts, columns = self._fields.read(values, header)
         for name in self._feature_names:
             columns[name] = features[:, INDEX[name]]
-        evaluation = self.rules.evaluate(columns, n)
+        evaluation = self.rules.evaluate(columns, len(values))
         scores = None
         if self.model is not None and self._columns is not None:
             scores = self.model.score(features, self._columns)
@@ -159,16 +152,17 @@ class MerchantStage:
             evaluation.outcome,
             self.thresholds,
         )
-        output.keys = [d.user_id.encode() for d in documents]
+        output.keys = texts.utf8("user_id")
         output.ingested = header["ingested"]
         output.features = features
         output.outcomes = verdicts.decision
+        ids = DecisionIds(*(texts.json(name) for name in DecisionIds._fields))
         output.decisions = self._writer.write(
-            documents, header["time"], features, evaluation, scores, verdicts
+            ids, np.ascontiguousarray(header["time"]), features, evaluation, scores, verdicts
         )
 
 
-def _unpack(batch: InputBatch) -> tuple[list[int], np.ndarray, list[Rejected]]:
+def _unpack(batch: InputBatch) -> tuple[np.ndarray, np.ndarray, list[Rejected]]:
     """Split off the forwarded headers; records that have none are rejected.
 
     Raises
@@ -177,80 +171,77 @@ def _unpack(batch: InputBatch) -> tuple[list[int], np.ndarray, list[Rejected]]:
         If the records come from a version with other user features.
     """
     size = FORWARD.itemsize
-    keys, values = batch.keys, batch.values
-    magic = FORWARD_MAGIC.to_bytes(4, "little")
-    good = [
-        i
-        for i, value in enumerate(values)
-        if value is not None and len(value) > size and value[:4] == magic and keys[i]
-    ]
+    rows = np.flatnonzero((batch.values.lengths > size) & (batch.keys.lengths > 0))
+    header = prefixes(batch.values.take(rows), size).view(FORWARD)
+    forwarded = header["magic"] == FORWARD_MAGIC
+    if not forwarded.all():
+        rows, header = rows[forwarded], header[forwarded]
     rejected: list[Rejected] = []
-    if len(good) < len(values):
+    if rows.size < len(batch):
         why = "not a record that the users agent forwarded"
-        rejected = [
-            Rejected(i, "not_forwarded", why) for i in sorted(set(range(len(values))) - set(good))
-        ]
-    header = np.frombuffer(b"".join([values[i][:size] for i in good]), dtype=FORWARD)  # type: ignore[index]
-    other = np.flatnonzero(header["layout"] != USER_LAYOUT_HASH)
+        others = np.setdiff1d(np.arange(len(batch)), rows)
+        rejected = [Rejected(i, "not_forwarded", why) for i in others.tolist()]
+    other = np.flatnonzero(header["layout"] != FORWARD_LAYOUT)
     if other.size:
         raise LayoutMismatchError(
-            f"record at offset {batch.offsets[good[other[0]]]} carries user features of layout "
-            f"{header['layout'][other[0]]:08x}, this version reads {USER_LAYOUT_HASH:08x}. Let the "
-            "version that forwarded it drain the topic before upgrading"
+            f"record at offset {batch.offsets[rows[other[0]]]} carries features and fields of "
+            f"layout {header['layout'][other[0]]:08x}, this version reads {FORWARD_LAYOUT:08x}. "
+            "Let the version that forwarded it drain the topic before upgrading"
         )
-    return good, header, rejected
+    return rows, header, rejected
 
 
 class _FieldReader:
-    """Reads from each transaction's JSON just the fields that the rules refer to."""
+    """Reads from each forwarded transaction just the fields that the rules refer to."""
 
     def __init__(self, names: frozenset[str]) -> None:
-        self.texts = sorted(n for n in names if n in TEXT_FIELDS)
-        self.numbers = sorted(n for n in names if n in NUMBER_FIELDS)
+        self.texts = sorted(names.intersection(TEXTS))
+        self.numbers = [(n, k) for k, n in enumerate(PLACES) if n in names]
         self.attributes = sorted(n for n in names if n.startswith(ATTRIBUTE_PREFIX))
-        always = ("transaction_id", "user_id", "merchant_id")
-        checked: list[Any] = [(n, str) for n in always]
-        checked += [(n, str | None, None) for n in self.texts if n not in always]
-        checked += [(n, float | None, None) for n in self.numbers]
-        self._decode_checked = msgspec.json.Decoder(
-            msgspec.defstruct("CheckedFields", checked, gc=False)
-        ).decode
-        fields = list(checked)
-        known = {field[0] for field in checked}
-        rename: dict[str, str] = {}
-        self._attribute_fields: list[str] = []
-        for k, name in enumerate(self.attributes):
-            field = name[len(ATTRIBUTE_PREFIX) :]
-            if field not in known:  # else it is decoded already, under its own name
-                fields.append((f"attribute_{k}", Any, None))
-                rename[f"attribute_{k}"] = field
-                field = f"attribute_{k}"
-            self._attribute_fields.append(field)
-        struct = msgspec.defstruct("Fields", fields, rename=rename or None, gc=False)
-        self._decode = msgspec.json.Decoder(struct).decode
+        self._decode = msgspec.json.Decoder(Transaction).decode
+        fields = {f"attribute_{k}": n for k, n in enumerate(self.attributes)}
+        rename = {field: name.removeprefix(ATTRIBUTE_PREFIX) for field, name in fields.items()}
+        struct: Any = msgspec.defstruct(
+            "Attributes", [(field, Any, None) for field in fields], rename=rename or None
+        )
+        self._decode_attributes = msgspec.json.Decoder(struct).decode
+        self._none = struct()
 
-    def read(self, raw: Sequence[bytes]) -> tuple[list[Any], dict[str, np.ndarray]]:
-        """Decoded documents, and a column for every field that a rule reads."""
-        decode = self._decode
-        try:
-            documents = [decode(r) for r in raw]
-        except ValueError:
-            documents = [self._decode_tolerantly(r) for r in raw]
+    def read(self, values: ByteColumn, header: np.ndarray) -> tuple[Texts, dict[str, np.ndarray]]:
+        """The text fields, and a column for every field that a rule reads.
+
+        Parameters
+        ----------
+        values : ByteColumn [n]
+            Forwarded records, header included.
+        header : FORWARD [n]
+        """
+        size = FORWARD.itemsize
+        records = values.elsewhere(values.starts + size, values.lengths - size)
+        documents = {
+            i: self._decode(records[i] or b"")
+            for i in np.flatnonzero(header["plain"] == 0).tolist()
+        }
+        lengths = header["text_length"].astype(np.int64)
+        lengths[lengths == ABSENT_TEXT] = NULL
+        texts = Texts(records, header["text_start"].astype(np.int64), lengths, documents)
         columns: dict[str, np.ndarray] = {}
         for name in self.texts:
-            columns[name] = _objects([getattr(d, name) for d in documents])
-        for name in self.numbers:
-            columns[name] = np.array([getattr(d, name) for d in documents], dtype=np.float64)
-        for name, field in zip(self.attributes, self._attribute_fields, strict=True):
-            columns[name] = _objects([getattr(d, field, None) for d in documents])
-        return documents, columns
+            columns[name] = _objects(texts.strings(name))
+        for name, k in self.numbers:
+            columns[name] = np.ascontiguousarray(header["places"][:, k])
+        if self.attributes:
+            found = [self._attributes(record) for record in records.present()]
+            for k, name in enumerate(self.attributes):
+                columns[name] = _objects([getattr(each, f"attribute_{k}") for each in found])
+        return texts, columns
 
-    def _decode_tolerantly(self, raw: bytes) -> Any:
-        """Without attributes where one is unreadable: stage one checks only the fields it knows."""
+    def _attributes(self, record: bytes) -> Any:
+        """None where they are unreadable: stage one checks only the fields it knows."""
         try:
-            return self._decode(raw)
+            return self._decode_attributes(record)
         except ValueError:  # text that is not UTF-8, a number out of range
-            return self._decode_checked(raw)
+            return self._none
 
 
 def _objects(values: Sequence[Any]) -> np.ndarray:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from dafu.stages.batch import NO_TIMESTAMP, InputBatch, MerchantOutput, UserOutput
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.users import UserStage
@@ -41,26 +43,18 @@ class Pipeline:
         timestamps
             Their record times in epoch milliseconds; none if omitted.
         """
-        n = len(values)
-        batch = InputBatch(
-            0,
-            keys,
-            values,
-            range(self._offset, self._offset + n),
-            [NO_TIMESTAMP] * n if timestamps is None else timestamps,
-        )
-        self._offset += n
+        batch = InputBatch.of(0, keys, values, self._offset, timestamps)
+        self._offset += len(batch)
         first = self.users.run(batch, self.user_records)
         self.user_records.write(first.changes)
-        m = len(first.forward_values)
         forwarded = InputBatch(
             0,
             first.forward_keys,
             first.forward_values,
-            range(self._forwarded, self._forwarded + m),
-            [NO_TIMESTAMP] * m,
+            np.arange(self._forwarded, self._forwarded + len(first.forward_keys)),
+            np.full(len(first.forward_keys), NO_TIMESTAMP),
         )
-        self._forwarded += m
+        self._forwarded += len(forwarded)
         second = self.merchants.run(forwarded, self.merchant_records)
         self.merchant_records.write(second.changes)
         return first, second

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Final
 
@@ -16,7 +15,8 @@ _Text = Callable[[float], str | None]
 
 
 def _above(limit: float, text: str) -> _Text:
-    return lambda v: text.format(v) if v > limit else None
+    write = text.format
+    return lambda v: write(v) if v > limit else None
 
 
 _WORDS: Final[dict[str, tuple[tuple[str, _Text], ...]]] = {
@@ -42,34 +42,47 @@ _WORDS: Final[dict[str, tuple[tuple[str, _Text], ...]]] = {
         ("merchant_age_days", lambda v: "a merchant seen for the first time" if v == 0 else None),
     ),
 }
-_TITLES: Final = {
-    "amount": "unusual amount",
-    "behavior": "unusual behaviour of the user",
-    "merchant": "unusual activity at the merchant",
-}
+_TITLES: Final = [
+    {
+        "amount": "unusual amount",
+        "behavior": "unusual behaviour of the user",
+        "merchant": "unusual activity at the merchant",
+    }[group]
+    for group in GROUPS
+]
+_COLUMNS: Final = sorted({INDEX[feature] for words in _WORDS.values() for feature, _ in words})
+_PLACES: Final = [
+    [(_COLUMNS.index(INDEX[feature]), text) for feature, text in _WORDS[group]] for group in GROUPS
+]
 
 
-def model_reason(
-    name: str, risk: float, group_risk: np.ndarray, features: np.ndarray
-) -> Reason | None:
-    """Say in words why the model finds one transaction unusual; None if no group stands out.
+def model_reasons(
+    name: str, risk: np.ndarray, group_risk: np.ndarray, features: np.ndarray
+) -> list[Reason | None]:
+    """Say in words why the model finds transactions unusual; None where no group stands out.
 
     Parameters
     ----------
     name : the model's name
-    risk : float, 0..1
-    group_risk : float64 [3], by `GROUPS`
-    features : float64 [83], catalogue order
+    risk : float64 [n], 0..1
+    group_risk : float64 [n, 3], by `GROUPS`
+    features : float64 [n, 83], catalogue order; NaN is never worth a word
     """
-    largest = int(np.argmax(group_risk))
-    if group_risk[largest] <= 0.0:
-        return None
-    group = GROUPS[largest]
-    details = []
-    for feature, words in _WORDS[group]:
-        value = float(features[INDEX[feature]])
-        text = None if math.isnan(value) else words(value)
-        if text is not None:
-            details.append(text)
-    values = f": {', '.join(details)}" if details else ""
-    return Reason(f"model:{name}", f"{_TITLES[group]} (risk {risk:.2f}){values}")
+    source = f"model:{name}"
+    largest = group_risk.argmax(axis=1)
+    found: list[Reason | None] = []
+    for group, stands_out, of_all, values in zip(
+        largest.tolist(),
+        (group_risk.max(axis=1) > 0.0).tolist(),
+        risk.tolist(),
+        features[:, _COLUMNS].tolist(),
+        strict=True,
+    ):
+        if not stands_out:
+            found.append(None)
+            continue
+        texts = [words(values[place]) for place, words in _PLACES[group]]
+        details = ", ".join([text for text in texts if text is not None])
+        title = f"{_TITLES[group]} (risk {of_all:.2f})"
+        found.append(Reason(source, f"{title}: {details}" if details else title))
+    return found

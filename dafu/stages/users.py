@@ -6,42 +6,47 @@ new. What can not be read is returned as rejected, with the reason; it never rai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Final
 
-import msgspec
 import numpy as np
-from xxhash import xxh3_64_intdigest
+from msgspec import Struct
 
+from dafu.columns import ByteColumn, equal, prepend
 from dafu.features.catalogue import USER_FEATURES
 from dafu.features.state import APPLIED, CONFLICT, DUPLICATE, FENCED, USERS
 from dafu.features.users import USER_INPUT, step_users
-from dafu.schema import (
-    MAX_RECORD_BYTES,
-    MAX_TIMESTAMP_MS,
-    MIN_TIMESTAMP_MS,
-    InvalidTransactionError,
-    Transaction,
-    parse_transaction,
-    timestamp_ms,
-    too_deep,
+from dafu.hashing import hash64
+from dafu.schema import InvalidTransactionError, Transaction, parse_transaction
+from dafu.stages.batch import (
+    ABSENT_TEXT,
+    NO_TIMESTAMP,
+    InputBatch,
+    Rejected,
+    UserOutput,
+    forward_header,
 )
-from dafu.stages.batch import NO_TIMESTAMP, InputBatch, Rejected, UserOutput, forward_header
+from dafu.stages.scan import HASHED_FIELDS, Scan, scan
+from dafu.stages.texts import PLACES, Texts
+from dafu.tables.changes import NOTHING
 from dafu.tables.working_set import PartitionRecords, WorkingSet
 
-_decode = msgspec.json.Decoder(Transaction).decode
-_hash: Callable[[bytes], int] = xxh3_64_intdigest
 _N_FEATURES: Final = len(USER_FEATURES)
+_NO_TEXT: Final = ByteColumn.of([])
 
 
-class _Parsed(msgspec.Struct):
-    """The readable transactions of a batch, column by column."""
+class _Parsed(Struct):
+    """What was read of a batch. `scan` and `texts` have a row for every record; those whose
+    position is in `rows` are transactions to apply, `documents` has the ones that are not plain."""
 
-    index: list[int]  # position in the batch
-    transactions: list[Transaction]
-    times: np.ndarray
+    scan: Scan
+    rows: np.ndarray
+    documents: dict[int, Transaction]
+    texts: Texts
     rejected: list[Rejected]
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Leave out the rows where `kept` (bool [rows]) is False."""
+        self.rows = self.rows[kept]
 
 
 class UserStage:
@@ -58,21 +63,21 @@ class UserStage:
 
     def run(self, batch: InputBatch, records: PartitionRecords) -> UserOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
-        parsed = _parse(batch)
+        parsed = _parse(batch.values)
         self._reject_future(batch, parsed)
-        users = [t.user_id.encode() for t in parsed.transactions]
-        reroutes = _split_wrong_keys(batch, parsed, users)
-        output = UserOutput([], [], parsed.rejected, reroutes, [])
-        if not parsed.index:
+        reroutes = _split_wrong_keys(batch, parsed)
+        output = UserOutput(_NO_TEXT, _NO_TEXT, parsed.rejected, reroutes, NOTHING)
+        rows = parsed.rows
+        if not rows.size:
             return output
         numbers: dict[bytes, int] = {}
-        number = [numbers.setdefault(u, len(numbers)) for u in users]
+        number = [numbers.setdefault(u, len(numbers)) for u in batch.keys.take(rows).present()]
         inputs = _inputs(batch, parsed, number)
         state = WorkingSet(
             USERS, records, list(numbers), np.bincount(inputs["user"], minlength=len(numbers))
         )
-        features = np.empty((len(users), _N_FEATURES))
-        status = np.empty(len(users), dtype=np.int8)
+        features = np.empty((rows.size, _N_FEATURES))
+        status = np.empty(rows.size, dtype=np.int8)
         step_users(
             state.heads,
             state.events,
@@ -83,161 +88,142 @@ class UserStage:
             features,
             status,
         )
-        self._forward(batch, parsed, inputs, features, status, output)
+        _forward(batch, parsed, features, status, output)
         output.changes = state.changes()
         return output
 
     def _reject_future(self, batch: InputBatch, parsed: _Parsed) -> None:
-        sent = np.array([batch.timestamps[i] for i in parsed.index], dtype=np.int64)
-        late = (sent != NO_TIMESTAMP) & (parsed.times > sent + self.max_future_skew_ms)
+        sent = batch.timestamps[parsed.rows]
+        times = parsed.scan.time[parsed.rows]
+        late = (sent != NO_TIMESTAMP) & (times > sent + self.max_future_skew_ms)
         if late.any():
-            for p in np.flatnonzero(late):
+            for p in np.flatnonzero(late).tolist():
                 parsed.rejected.append(
                     Rejected(
-                        parsed.index[p],
+                        int(parsed.rows[p]),
                         "future_timestamp",
-                        f"timestamp is {(parsed.times[p] - sent[p]) / 1000:.0f} s after the record "
+                        f"timestamp is {(times[p] - sent[p]) / 1000:.0f} s after the record "
                         f"was sent; at most {self.max_future_skew_ms / 1000:.0f} s are accepted",
                     )
                 )
-            _keep(parsed, ~late)
-
-    @staticmethod
-    def _forward(
-        batch: InputBatch,
-        parsed: _Parsed,
-        inputs: np.ndarray,
-        features: np.ndarray,
-        status: np.ndarray,
-        output: UserOutput,
-    ) -> None:
-        applied = np.flatnonzero(status == APPLIED)
-        if applied.size < len(status):
-            output.duplicates = int((status == DUPLICATE).sum())
-            output.fenced = int((status == FENCED).sum())
-            output.rejected.extend(
-                Rejected(
-                    parsed.index[p],
-                    "conflicting_duplicate",
-                    f"transaction_id {parsed.transactions[p].transaction_id!r} was used before for "
-                    "another time, amount or merchant; the first one stands",
-                )
-                for p in np.flatnonzero(status == CONFLICT)
-            )
-            inputs = inputs[applied]
-            features = features[applied]
-        header = forward_header(applied.size)
-        header["source"] = batch.partition
-        header["offset"] = inputs["offset"]
-        header["time"] = inputs["time"]
-        header["amount"] = inputs["amount"]
-        header["features"] = features
-        places = applied.tolist()
-        transactions = parsed.transactions
-        header["user"] = np.array(
-            [_hash(transactions[p].user_id.encode()) for p in places], dtype=np.uint64
-        )
-        at = [parsed.index[p] for p in places]
-        header["ingested"] = [batch.timestamps[i] for i in at]
-        packed = header.tobytes()
-        size = header.itemsize
-        values = batch.values
-        output.forward_keys = [transactions[p].merchant_id.encode() for p in places]
-        output.forward_values = [
-            packed[k * size : (k + 1) * size] + values[i]  # type: ignore[operator]
-            for k, i in enumerate(at)
-        ]
+            parsed.keep(~late)
 
 
-def _parse(batch: InputBatch) -> _Parsed:
-    """Decode a batch; at full speed if all of it is good, record by record if not."""
-    values = batch.values
-    try:
-        if max(map(len, values)) <= MAX_RECORD_BYTES:  # type: ignore[arg-type]
-            transactions = [_decode(v) for v in values]  # type: ignore[arg-type]
-            if not any(map(too_deep, values)):  # type: ignore[arg-type]
-                return _Parsed(list(range(len(values))), transactions, _times(transactions), [])
-    except (TypeError, ValueError, OverflowError, RecursionError, InvalidTransactionError):
-        pass  # something in the batch is bad: find out what, one by one
-    parsed = _Parsed([], [], np.empty(0, np.int64), [])
-    times: list[int] = []
-    for i, raw in enumerate(values):
+def _parse(values: ByteColumn) -> _Parsed:
+    """Read a batch: plain records by the kernel, the others one by one."""
+    found = scan(values)
+    documents: dict[int, Transaction] = {}
+    rejected: list[Rejected] = []
+    good = np.ones(len(values), dtype=np.bool_)
+    for i in np.flatnonzero(~found.plain).tolist():
         try:
-            transaction, time = parse_transaction(raw)
+            transaction, time = parse_transaction(values[i])
         except InvalidTransactionError as exc:
-            parsed.rejected.append(Rejected(i, exc.reason, exc.detail))
-            continue
-        parsed.index.append(i)
-        parsed.transactions.append(transaction)
-        times.append(time)
-    parsed.times = np.array(times, dtype=np.int64)
-    return parsed
+            rejected.append(Rejected(i, exc.reason, exc.detail))
+            good[i] = False
+        else:
+            documents[i] = transaction
+            _enter(found, i, transaction, time)
+    texts = Texts(values, found.text_start, found.text_length, documents)
+    return _Parsed(found, np.flatnonzero(good), documents, texts, rejected)
 
 
-def _times(transactions: Sequence[Transaction]) -> np.ndarray:
-    stamps = [t.timestamp for t in transactions]
-    if any(isinstance(s, datetime | float) for s in stamps):
-        return np.array([timestamp_ms(s) for s in stamps], dtype=np.int64)
-    times = np.array(stamps, dtype=np.int64)
-    if times.min() < MIN_TIMESTAMP_MS or times.max() >= MAX_TIMESTAMP_MS:
-        for s in stamps:
-            timestamp_ms(s)
-    return times
+def _enter(found: Scan, i: int, transaction: Transaction, time: int) -> None:
+    """Fill in a row that the kernel left out."""
+    found.amount[i] = transaction.amount
+    found.time[i] = time
+    found.places[i] = [
+        np.nan if (place := getattr(transaction, name)) is None else place for name in PLACES
+    ]
+    found.hashes[i] = [
+        hash64(text.encode()) if (text := getattr(transaction, name)) else 0
+        for name in HASHED_FIELDS
+    ]
 
 
-def _keep(parsed: _Parsed, keep: np.ndarray) -> None:
-    where = np.flatnonzero(keep).tolist()
-    parsed.index = [parsed.index[p] for p in where]
-    parsed.transactions = [parsed.transactions[p] for p in where]
-    parsed.times = parsed.times[where]
-
-
-def _split_wrong_keys(
-    batch: InputBatch, parsed: _Parsed, users: list[bytes]
-) -> list[tuple[int, bytes]]:
+def _split_wrong_keys(batch: InputBatch, parsed: _Parsed) -> list[tuple[int, bytes]]:
     """Take out transactions whose record key is not their user_id; they go round once."""
-    keys = [batch.keys[i] for i in parsed.index]
-    if keys == users:
+    users = parsed.texts.utf8("user_id").take(parsed.rows)
+    right = equal(batch.keys.take(parsed.rows), users)
+    if right.all():
         return []
     reroutes: list[tuple[int, bytes]] = []
-    keep = np.ones(len(users), dtype=bool)
-    for p, (key, user) in enumerate(zip(keys, users, strict=True)):
-        if key == user:
-            continue
-        keep[p] = False
-        index = parsed.index[p]
+    for p in np.flatnonzero(~right).tolist():
+        index = int(parsed.rows[p])
         if index in batch.rerouted:
             parsed.rejected.append(
                 Rejected(index, "wrong_key", "the record's key is not its user_id, even re-keyed")
             )
         else:
-            reroutes.append((index, user))
-    _keep(parsed, keep)
-    users[:] = [u for u, kept in zip(users, keep.tolist(), strict=True) if kept]
+            reroutes.append((index, users[p] or b""))
+    parsed.keep(right)
     return reroutes
 
 
 def _inputs(batch: InputBatch, parsed: _Parsed, number: list[int]) -> np.ndarray:
-    ts = parsed.transactions
-    offsets = batch.offsets
-    inputs = np.empty(len(ts), dtype=USER_INPUT)
+    rows, found = parsed.rows, parsed.scan
+    inputs = np.empty(rows.size, dtype=USER_INPUT)
     inputs["user"] = number
-    inputs["offset"] = [offsets[i] for i in parsed.index]
-    inputs["time"] = parsed.times
-    inputs["amount"] = [t.amount for t in ts]
-    inputs["transaction"] = np.array(
-        [_hash(t.transaction_id.encode()) for t in ts], dtype=np.uint64
-    )
-    inputs["merchant"] = np.array([_hash(t.merchant_id.encode()) for t in ts], dtype=np.uint64)
-    inputs["device"] = _hashes([t.device_fingerprint for t in ts])
-    inputs["ip"] = _hashes([t.ip_address for t in ts])
-    inputs["country"] = _hashes([t.country for t in ts])
-    inputs["lat"] = np.array([t.lat for t in ts], dtype=np.float64)
-    inputs["long"] = np.array([t.long for t in ts], dtype=np.float64)
-    inputs["merchant_lat"] = np.array([t.merchant_lat for t in ts], dtype=np.float64)
-    inputs["merchant_long"] = np.array([t.merchant_long for t in ts], dtype=np.float64)
+    inputs["offset"] = batch.offsets[rows]
+    inputs["time"] = found.time[rows]
+    inputs["amount"] = found.amount[rows]
+    for name, k in _EVENT_HASHES:
+        inputs[name] = found.hashes[rows, k]
+    for k, name in enumerate(PLACES):
+        inputs[name] = found.places[rows, k]
     return inputs
 
 
-def _hashes(texts: list[str | None]) -> np.ndarray:
-    return np.array([_hash(t.encode()) if t else 0 for t in texts], dtype=np.uint64)
+_EVENT_HASHES: Final = [
+    (name, HASHED_FIELDS.index(field))
+    for name, field in (
+        ("transaction", "transaction_id"),
+        ("merchant", "merchant_id"),
+        ("device", "device_fingerprint"),
+        ("ip", "ip_address"),
+        ("country", "country"),
+    )
+]
+"""The event's fields that hold hashes, and the columns of `Scan.hashes` that they come from."""
+
+_USER_HASH: Final = HASHED_FIELDS.index("user_id")
+
+
+def _forward(
+    batch: InputBatch,
+    parsed: _Parsed,
+    features: np.ndarray,
+    status: np.ndarray,
+    output: UserOutput,
+) -> None:
+    rows, found = parsed.rows, parsed.scan
+    if not (status == APPLIED).all():
+        output.duplicates = int((status == DUPLICATE).sum())
+        output.fenced = int((status == FENCED).sum())
+        conflicting = rows[status == CONFLICT]
+        ids = parsed.texts.utf8("transaction_id").take(conflicting).present()
+        output.rejected.extend(
+            Rejected(
+                i,
+                "conflicting_duplicate",
+                f"transaction_id {name.decode()!r} was used before for "
+                "another time, amount or merchant; the first one stands",
+            )
+            for i, name in zip(conflicting.tolist(), ids, strict=True)
+        )
+        rows, features = rows[status == APPLIED], features[status == APPLIED]
+    header = forward_header(rows.size)
+    header["source"] = batch.partition
+    header["offset"] = batch.offsets[rows]
+    header["ingested"] = batch.timestamps[rows]
+    header["time"] = found.time[rows]
+    header["amount"] = found.amount[rows]
+    header["user"] = found.hashes[rows, _USER_HASH]
+    header["places"] = found.places[rows]
+    header["features"] = features
+    header["plain"] = found.plain[rows]
+    header["text_start"] = found.text_start[rows]
+    lengths = found.text_length[rows]
+    header["text_length"] = np.where(lengths < 0, ABSENT_TEXT, lengths)
+    output.forward_keys = parsed.texts.utf8("merchant_id").take(rows)
+    output.forward_values = prepend(header.view(np.uint8), header.itemsize, batch.values.take(rows))

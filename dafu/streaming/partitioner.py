@@ -6,19 +6,23 @@ stages rely on equal keys meeting in one partition. It knows keys and a partitio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dafu.columns import I64, U8, ByteColumn
 from dafu.kernel import kernel
 
-__all__ = ["partitions_for"]
+__all__ = ["ABSENT", "partitions_for"]
+
+ABSENT: Final = -1
+"""Instead of a partition, where there is no key to choose one by."""
 
 
 @kernel
 def _murmur2_partitions(
-    data: NDArray[np.uint8], ends: NDArray[np.int64], n: int, out: NDArray[np.int32]
+    data: U8, starts: I64, lengths: I64, n: int, out: NDArray[np.int32]
 ) -> None:
     """MurmurHash2 as `org.apache.kafka.common.utils.Utils.murmur2` has it, sign bit cut, mod n.
 
@@ -27,11 +31,13 @@ def _murmur2_partitions(
     """
     mask = np.uint64(0xFFFFFFFF)
     m = np.uint64(0x5BD1E995)
-    begin = 0
-    for i in range(ends.size):
-        end = ends[i]
-        h = np.uint64(0x9747B28C) ^ np.uint64(end - begin)
-        at = begin
+    for i in range(starts.size):
+        if lengths[i] < 0:
+            out[i] = ABSENT
+            continue
+        at = starts[i]
+        end = at + lengths[i]
+        h = np.uint64(0x9747B28C) ^ np.uint64(lengths[i])
         while end - at >= 4:
             k = (
                 np.uint64(data[at])
@@ -56,23 +62,23 @@ def _murmur2_partitions(
         h = (h * m) & mask
         h ^= h >> np.uint64(15)
         out[i] = (h & np.uint64(0x7FFFFFFF)) % np.uint64(n)
-        begin = end
 
 
-def partitions_for(keys: Sequence[bytes], n: int) -> NDArray[np.int32]:
+def partitions_for(keys: ByteColumn, n: int) -> NDArray[np.int32]:
     """Partitions of `keys` in a topic with `n` partitions, as Kafka's default partitioner has it.
 
     Parameters
     ----------
     keys
-        Record keys, none of them None.
+        Record keys.
     n
         Number of partitions, at least 1.
 
     Returns
     -------
     ndarray of int32, shape (len(keys),)
-        Partition numbers in 0..n-1.
+        Partition numbers in 0..n-1, ABSENT where there is no key: Kafka leaves the choice to the
+        producer then.
 
     Raises
     ------
@@ -81,10 +87,6 @@ def partitions_for(keys: Sequence[bytes], n: int) -> NDArray[np.int32]:
     """
     if n < 1:
         raise ValueError(f"a topic has at least one partition, not {n}")
-    out = np.zeros(len(keys), np.int32)
-    if n == 1 or not len(keys):
-        return out
-    ends = np.cumsum(np.fromiter(map(len, keys), np.int64, len(keys)))
-    data = np.frombuffer(b"".join(keys) or b"\0", np.uint8)
-    _murmur2_partitions(data, ends, n, out)
+    out = np.empty(len(keys), np.int32)
+    _murmur2_partitions(keys.buffer, keys.starts, keys.lengths, n, out)
     return out

@@ -1,5 +1,8 @@
 """Whole batches to Kafka, in order, each acknowledged: aiokafka's batch interface made safe.
 
+Records come as columns and are written into Kafka's format at once (`dafu.streaming.wire`); to
+aiokafka a batch is a builder that is full.
+
 What it promises per partition: records arrive in the order they were posted, and none is
 acknowledged unless all that were posted before it are. To that end one batch of a partition is
 under way at a time (aiokafka has one request in flight per broker anyway), and after a failure
@@ -12,28 +15,35 @@ It knows keys, values and headers as bytes, and nothing of what they mean.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict, deque
-from collections.abc import Coroutine, Sequence
-from itertools import repeat
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, NamedTuple, NoReturn
 
 import numpy as np
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from aiokafka.producer.message_accumulator import BatchBuilder
 from numpy.typing import NDArray
 
+from dafu.columns import I64, ByteColumn
 from dafu.errors import DafuError
-from dafu.streaming.partitioner import partitions_for
+from dafu.streaming.partitioner import ABSENT, partitions_for
+from dafu.streaming.wire import BATCH_OVERHEAD, RECORD_OVERHEAD, EncodedBatch, encode
 
-__all__ = ["BatchSender", "SendError"]
+__all__ = ["BatchSender", "SendError", "Written"]
 
-_Headers = Sequence[tuple[str, bytes]]
+_OVERHEAD: Final = BATCH_OVERHEAD + RECORD_OVERHEAD
+"""Bytes of a batch of one record without key, value and headers, at most."""
 
-# Of a record batch without its records, and of a record without key, value and headers, at most.
-_BATCH_OVERHEAD: Final = 61
-_RECORD_OVERHEAD: Final = 21 + 2 * 5 + 5
-_HEADER_OVERHEAD: Final = 2 * 5
+
+class Written(NamedTuple):
+    """Offsets of the first and the last record that a call wrote to a partition.
+
+    Records of other producers may be between them.
+    """
+
+    first: int
+    last: int
 
 
 class SendError(DafuError):
@@ -68,27 +78,28 @@ class _Job:
     def __init__(
         self,
         topic: str,
-        keys: Sequence[bytes | None],
-        values: Sequence[bytes | None],
+        keys: ByteColumn,
+        values: ByteColumn,
         *,
-        partition: int | Sequence[int] | None,
-        headers: Sequence[_Headers] | None,
-        timestamps: Sequence[int] | None,
+        partition: int | I64 | None,
+        headers: ByteColumn | None,
+        timestamps: I64 | None,
     ) -> None:
         self.topic = topic
         self.keys = keys
         self.values = values
         self.partition = partition
-        # The builder takes lists only.
-        self.headers = None if headers is None else [*map(list, headers)]
+        self.headers = headers
         self.timestamps = timestamps
         self.left = 0  # batches without acknowledgement
-        self.offsets: dict[int, int] = {}  # last offset written, by partition
-        self.done: asyncio.Future[dict[int, int]] = asyncio.get_running_loop().create_future()
+        self.offsets: dict[int, Written] = {}
+        loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[dict[int, Written]] = loop.create_future()
 
-    def acknowledge(self, partition: int, offset: int) -> None:
-        """One of its batches arrived; its last record has this offset."""
-        self.offsets[partition] = offset
+    def acknowledge(self, partition: int, written: Written) -> None:
+        """One of its batches arrived, with these offsets."""
+        first = self.offsets.get(partition, written).first
+        self.offsets[partition] = Written(first, written.last)
         self.left -= 1
         if self.left == 0 and not self.done.done():
             self.done.set_result(self.offsets)
@@ -101,13 +112,43 @@ class _Job:
                 self.done.exception()
 
 
+class _FullBatch:
+    """A finished batch as the producer sees it: a `BatchBuilder` that takes nothing more."""
+
+    __slots__ = ("_batch",)
+
+    def __init__(self, batch: EncodedBatch) -> None:
+        self._batch = batch
+
+    def append(self, **_: object) -> None:
+        """Nothing can be added; that is what None says to the producer."""
+
+    def close(self) -> None:
+        """It is closed."""
+
+    def closed(self) -> bool:
+        return True
+
+    def record_count(self) -> int:
+        return self._batch.count
+
+    def size(self) -> int:
+        return len(self._batch.data)
+
+    def _build(self) -> bytearray:
+        return self._batch.data
+
+    def _set_producer_state(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("batches of dafu carry no producer id: use a producer without transactions")
+
+
 class _Lane:
     """The way to one partition: batches that wait for their turn, and why it is closed if it is."""
 
     __slots__ = ("failure", "queue", "task")
 
     def __init__(self) -> None:
-        self.queue: deque[tuple[BatchBuilder, _Job]] = deque()
+        self.queue: deque[tuple[_FullBatch, _Job]] = deque()
         self.task: asyncio.Task[None] | None = None
         self.failure: SendError | None = None
 
@@ -120,7 +161,7 @@ class BatchSender:
     producer
         A started producer. Its `max_batch_size` bounds a batch and with it the throughput, since
         one batch of a partition is under way at a time: give it several hundred kilobytes. Its
-        `max_request_size` bounds a record.
+        `max_request_size` bounds a record. It is neither idempotent nor transactional.
 
     Notes
     -----
@@ -128,7 +169,12 @@ class BatchSender:
     """
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
+        if producer._txn_manager is not None:
+            raise ValueError("BatchSender needs a producer without idempotence and transactions")
         self._producer = producer
+        accumulator = producer._message_accumulator
+        self._batch_size: int = accumulator._batch_size
+        self._compression: int = accumulator._compression_type
         self._largest: int = producer._max_request_size
         self._lanes: defaultdict[tuple[str, int], _Lane] = defaultdict(_Lane)
         # Jobs for topics whose partition count is not known yet, oldest first.
@@ -139,13 +185,13 @@ class BatchSender:
     async def send(
         self,
         topic: str,
-        keys: Sequence[bytes | None],
-        values: Sequence[bytes | None],
+        keys: ByteColumn,
+        values: ByteColumn,
         *,
-        partition: int | Sequence[int] | None = None,
-        headers: Sequence[_Headers] | None = None,
-        timestamps: Sequence[int] | None = None,
-    ) -> dict[int, int]:
+        partition: int | I64 | None = None,
+        headers: ByteColumn | None = None,
+        timestamps: I64 | None = None,
+    ) -> dict[int, Written]:
         """Send records and return once the broker has acknowledged all of them.
 
         Parameters
@@ -154,18 +200,19 @@ class BatchSender:
             Where to.
         keys, values
             One of each per record, in the order in which they are to arrive.
-        partition
+        partition : int, int64 [n] or None
             One for all records, one for each, or None for what Kafka's default partitioner says.
             Records without a key then share one partition, another one with every call.
         headers
-            One sequence of headers per record.
-        timestamps
+            The records' header sections (`dafu.streaming.records.encode_headers`), absent where
+            there are none.
+        timestamps : int64 [n]
             Record timestamps in epoch milliseconds; the time of sending by default.
 
         Returns
         -------
         dict
-            The offset of the last record written, by partition.
+            Offsets of the first and last record written, by partition.
 
         Raises
         ------
@@ -173,7 +220,7 @@ class BatchSender:
             When a record is too large (nothing is sent then), the topic or partition does not
             exist, or the broker did not acknowledge. What was sent besides may have arrived.
         ValueError
-            When the sequences differ in length.
+            When the columns differ in length.
         """
         return await self.post(
             topic, keys, values, partition=partition, headers=headers, timestamps=timestamps
@@ -195,13 +242,13 @@ class BatchSender:
     def post(
         self,
         topic: str,
-        keys: Sequence[bytes | None],
-        values: Sequence[bytes | None],
+        keys: ByteColumn,
+        values: ByteColumn,
         *,
-        partition: int | Sequence[int] | None = None,
-        headers: Sequence[_Headers] | None = None,
-        timestamps: Sequence[int] | None = None,
-    ) -> asyncio.Future[dict[int, int]]:
+        partition: int | I64 | None = None,
+        headers: ByteColumn | None = None,
+        timestamps: I64 | None = None,
+    ) -> asyncio.Future[dict[int, Written]]:
         """Start sending, in the order of calls, and return what to await for the acknowledgement.
 
         Takes and raises what `send` does: `ValueError` and too large records here, the rest from
@@ -214,7 +261,7 @@ class BatchSender:
             for given in (values, headers, timestamps, each)
         ):
             raise ValueError(f"records for {topic}: keys, values and the rest differ in number")
-        if not keys:
+        if not len(keys):
             job.done.set_result({})
             return job.done
         self._refuse_too_large(job)
@@ -229,23 +276,18 @@ class BatchSender:
         return job.done
 
     def _refuse_too_large(self, job: _Job) -> None:
-        fixed = _BATCH_OVERHEAD + _RECORD_OVERHEAD
-        longest = _longest(job.keys) + _longest(job.values) + fixed
-        if job.headers is None and longest <= self._largest:
-            return
-        for i, (key, value) in enumerate(zip(job.keys, job.values, strict=True)):
-            size = len(key or b"") + len(value or b"") + fixed
-            if job.headers is not None:
-                for name, content in job.headers[i]:
-                    # A character is four bytes at most.
-                    size += 4 * len(name) + len(content or b"") + _HEADER_OVERHEAD
-            if size > self._largest:
-                raise SendError(
-                    job.topic,
-                    None,
-                    f"record {i} of {len(job.keys)} has up to {size} bytes, the producer's "
-                    f"max_request_size allows {self._largest}; nothing was sent",
-                )
+        sizes = np.maximum(job.keys.lengths, 0) + np.maximum(job.values.lengths, 0)
+        if job.headers is not None:
+            sizes += np.maximum(job.headers.lengths, 0)
+        largest = int(np.argmax(sizes))
+        size = int(sizes[largest]) + _OVERHEAD
+        if size > self._largest:
+            raise SendError(
+                job.topic,
+                None,
+                f"record {largest} of {len(job.keys)} has up to {size} bytes, the producer's "
+                f"max_request_size allows {self._largest}; nothing was sent",
+            )
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -276,88 +318,82 @@ class BatchSender:
         """Pack a job into batches and line them up."""
         try:
             groups = self._groups(job, count)
+            packed = [(partition, self._pack(job, chosen)) for partition, chosen in groups]
         except SendError as exc:
             job.fail(exc)
             return
-        packed = [(partition, self._pack(job, chosen)) for partition, chosen in groups]
-        job.left = sum(len(builders) for _, builders in packed)
-        for partition, builders in packed:
+        except (DafuError, ValueError) as exc:
+            error = SendError(job.topic, None, f"{exc}; nothing was sent")
+            error.__cause__ = exc
+            job.fail(error)
+            return
+        job.left = sum(len(batches) for _, batches in packed)
+        for partition, batches in packed:
             lane = self._lanes[job.topic, partition]
             if lane.failure is not None:
                 job.fail(_consequence(job.topic, partition, lane.failure))
                 continue
-            lane.queue.extend((builder, job) for builder in builders)
+            lane.queue.extend((batch, job) for batch in batches)
             if lane.task is None:
                 lane.task = self._run(self._drain(job.topic, partition, lane))
 
-    def _groups(self, job: _Job, count: int) -> list[tuple[int, Sequence[int] | None]]:
+    def _groups(self, job: _Job, count: int) -> list[tuple[int, I64 | None]]:
         """Positions of the job's records by partition; None stands for all of them."""
         if isinstance(job.partition, int):
             _check_partition(job.topic, job.partition, count)
             return [(job.partition, None)]
+        partitions: NDArray[Any]
         if job.partition is not None:
-            partitions = np.asarray(job.partition, np.int64)
+            partitions = np.asarray(job.partition)
             for edge in (partitions.min(), partitions.max()):
                 _check_partition(job.topic, int(edge), count)
-        elif count == 1:
-            return [(0, None)]
         else:
             partitions = self._by_key(job.keys, count)
+        first = int(partitions[0])
+        if (partitions == first).all():
+            return [(first, None)]
         order = np.argsort(partitions, kind="stable")
-        found, begins = np.unique(partitions[order], return_index=True)
-        if len(found) == 1:
-            return [(int(found[0]), None)]
-        chunks = np.split(order, begins[1:])
-        return [(int(p), chunk.tolist()) for p, chunk in zip(found, chunks, strict=True)]
+        ends = np.cumsum(np.bincount(partitions, minlength=count)).tolist()
+        begins = [0, *ends[:-1]]
+        return [(p, order[a:b]) for p, (a, b) in enumerate(zip(begins, ends, strict=True)) if a < b]
 
-    def _by_key(self, keys: Sequence[bytes | None], count: int) -> NDArray[np.int64]:
-        partitions = partitions_for([key or b"" for key in keys], count).astype(np.int64)
-        without = [i for i, key in enumerate(keys) if key is None]
-        if without:
+    def _by_key(self, keys: ByteColumn, count: int) -> NDArray[np.int32]:
+        partitions = partitions_for(keys, count)
+        without = partitions == ABSENT
+        if without.any():
             partitions[without] = self._turn % count
             self._turn += 1
         return partitions
 
-    def _pack(self, job: _Job, chosen: Sequence[int] | None) -> list[BatchBuilder]:
-        """Builders that hold the chosen records, in order."""
+    def _pack(self, job: _Job, chosen: I64 | None) -> list[_FullBatch]:
+        """Batches that hold the chosen records, in order."""
         keys, values = job.keys, job.values
         headers, timestamps = job.headers, job.timestamps
         if chosen is not None:
-            keys = [keys[i] for i in chosen]
-            values = [values[i] for i in chosen]
-            headers = None if headers is None else [headers[i] for i in chosen]
-            timestamps = None if timestamps is None else [timestamps[i] for i in chosen]
-        no_headers: list[tuple[str, bytes]] = []
-        every = repeat(no_headers) if headers is None else headers
-        times = repeat(None) if timestamps is None else timestamps
-        count = -1
-        builders: list[BatchBuilder] = []
-        append = _full
-        for key, value, header, at in zip(keys, values, every, times, strict=False):
-            count += 1
-            if append(count, at, key, value, header) is None:
-                if builders:
-                    builders[-1]._relative_offset = count
-                builders.append(self._producer.create_batch())
-                # The builder below: the one above it only adds serializers, at twice the cost.
-                append = builders[-1]._builder.append
-                count = 0
-                append(count, at, key, value, header)  # an empty batch takes any record
-        builders[-1]._relative_offset = count + 1
-        for builder in builders:
-            builder.close()  # nobody else may add to it, and it does not linger
-        return builders
+            keys, values = keys.take(chosen), values.take(chosen)
+            headers = None if headers is None else headers.take(chosen)
+            timestamps = None if timestamps is None else timestamps[chosen]
+        times = time.time_ns() // 1_000_000 if timestamps is None else timestamps
+        encoded = encode(
+            keys,
+            values,
+            times,
+            headers,
+            max_bytes=self._batch_size,
+            compression=self._compression,
+        )
+        return [_FullBatch(batch) for batch in encoded]
 
     async def _drain(self, topic: str, partition: int, lane: _Lane) -> None:
         """Send what is lined up for one partition, one batch after the other."""
         error: SendError | None = None
         try:
             while lane.queue:
-                builder, job = lane.queue[0]
-                delivered = await self._producer.send_batch(builder, topic, partition=partition)
-                written = await delivered
+                batch, job = lane.queue[0]
+                delivered = await self._producer.send_batch(batch, topic, partition=partition)
+                first = (await delivered).offset
                 lane.queue.popleft()
-                job.acknowledge(partition, written.offset + builder.record_count() - 1)
+                job.acknowledge(partition, Written(first, first + batch.record_count() - 1))
         except Exception as exc:
             error = SendError(topic, partition, _reason(exc))
             error.__cause__ = exc
@@ -388,17 +424,6 @@ def _consequence(topic: str, partition: int, failure: SendError) -> SendError:
 def _check_partition(topic: str, partition: int, count: int) -> None:
     if not 0 <= partition < count:
         raise SendError(topic, partition, f"the topic has partitions 0..{count - 1} only")
-
-
-def _full(*_: object) -> None:
-    """The `append` of no builder at all."""
-
-
-def _longest(data: Sequence[bytes | None]) -> int:
-    try:
-        return max(map(len, data))  # type: ignore[arg-type]
-    except TypeError:
-        return max(0 if item is None else len(item) for item in data)
 
 
 def _reason(exc: Exception) -> str:

@@ -1,8 +1,8 @@
 """A Faust transport that delivers record batches instead of single records.
 
 Registered with Faust as the scheme `dafu://`. Consumer group, rebalancing, recovery and commits
-remain Faust's; what differs is the grain. One Faust message carries all records that one fetch
-returned for one partition (a `RecordBatch`) and the offset of the last of them. Faust's own path
+remain Faust's; what differs is the grain. One Faust message carries up to `batch_records`
+records of one partition as columns (a `RecordBatch`) and the offset of the last of them. Faust's own path
 costs some 80 microseconds a message, which is nothing for a thousand records and too much for one.
 
 Hooks inside faust-streaming 0.15.3 and aiokafka 0.14.0 that this relies on; both versions are
@@ -12,9 +12,12 @@ pinned, and `docs/architecture.md` says how each is used:
   `_acked_index`, `_committed_offset`, `_read_offset`, `perform_seek`, `seek_wait`,
   `earliest_offsets`, `_is_changelog_tp`, `wait_empty`, `on_partitions_revoked`,
   `_new_consumer_thread`
-* `AIOKafkaConsumerThread._create_worker_consumer`, aiokafka's `_fetch_max_wait_ms`, its
-  fetcher's `_prefetch_backoff` and `PartitionRecords._consumer_record`, and
-  `_highwaters`, whose answer ends a recovery
+* `AIOKafkaConsumerThread._create_worker_consumer`, `_fetch_records`, and `_highwaters`, whose
+  answer ends a recovery
+* aiokafka's `_fetch_max_wait_ms`; its fetcher's `_prefetch_backoff`, and in `dafu.streaming.fetching`
+  the class it makes of a fetched record set (`MemoryRecords`), `_records`, `FetchResult`,
+  `PartitionRecords._records`, `next_fetch_offset` and `_check_crcs`, `_create_fetch_waiter`,
+  `_wait_consume_future`, `_subscriptions`
 * `Producer._producer`, the aiokafka producer, for its batch interface (`dafu.streaming.sender`)
 """
 
@@ -23,16 +26,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import aiokafka
-from aiokafka.consumer import fetcher
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
+from dafu.streaming.fetching import fetch_chunks, keep_record_sets
 from dafu.streaming.offsets import probe_end_offsets
-from dafu.streaming.records import Record, RecordBatch
+from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender
 
 DEFAULT_FETCH_MAX_WAIT_MS: Final = 100
@@ -47,20 +51,12 @@ NO_PARTITIONS_WAIT: Final = 0.1
 """Seconds between looks while no partition is assigned and active."""
 
 
-class _PlainRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    """Yields a fetch's records as the parser made them, which is all that `Record` asks for."""
-
-    def _consumer_record(self, tp: TP, record: Record) -> Record:  # noqa: ARG002
-        return record
-
-
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's consumer thread, tuned for latency and for batches."""
 
     async def on_start(self) -> None:
         """Start the consumer; one partition's unread records must not hold up the others."""
-        # Each record as a `ConsumerRecord` costs more than all else that a fetch does with it.
-        fetcher.PartitionRecords = _PlainRecords
+        keep_record_sets()
         await super().on_start()
         # aiokafka waits up to 100 ms before it asks a broker again that has just sent records
         # for a partition nobody has read from yet, also on behalf of all its other partitions.
@@ -74,6 +70,30 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             self.consumer.app, "fetch_max_wait_ms", DEFAULT_FETCH_MAX_WAIT_MS
         )
         return consumer
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> dict[TP, RecordBatch]:
+        """A chunk of every partition that has records, of `max_records` each at most.
+
+        A changelog's chunks are as large as the fetch, since nothing but recovery reads them.
+        """
+        if not self.consumer.flow_active:
+            return {}
+        fetcher = consumer._fetcher
+        if consumer._closed or fetcher._closed:
+            raise ConsumerStoppedError
+        changelogs = self.consumer.app.tables.changelog_topics
+
+        def limit(tp: TP) -> int | None:
+            return None if tp.topic in changelogs else max_records
+
+        with fetcher._subscriptions.fetch_context():
+            return await fetch_chunks(fetcher, active_partitions, timeout or 0.0, limit)
 
     async def reported_ends(self, partitions: list[TP]) -> dict[TP, int]:
         """Ends of partitions as ListOffsets has them: cheap, to watch the lag by.
@@ -117,7 +137,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return ends
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        """Yield one message for every partition that the next fetch has records of."""
+        """Yield one message for every partition that records have been fetched of."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         active = self._get_active_partitions()
@@ -161,17 +181,16 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._room.set()
         return counted
 
-    def _to_batch_message(self, tp: TP, records: Sequence[Record]) -> ConsumerMessage:
-        last = records[-1]
+    def _to_batch_message(self, tp: TP, records: RecordBatch) -> ConsumerMessage:
         return ConsumerMessage(
             tp.topic,
             tp.partition,
-            last.offset,
-            last.timestamp / 1000.0,
+            int(records.offsets[-1]),
+            int(records.timestamps[-1]) / 1000.0,
             0,
             [],
             None,
-            RecordBatch(tp.topic, tp.partition, records),
+            records,
             None,
             0,
             0,

@@ -51,7 +51,7 @@ DEFAULT_LAST: Final = 20
 """Transactions that a view lists unless told otherwise."""
 
 HASH_DIGITS: Final = 8
-"""Leading hex digits shown of an identifier's 16-digit XXH3 hash: enough to tell a few apart."""
+"""Leading hex digits shown of an identifier's 16-digit XXH64 hash: enough to tell a few apart."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _USER_THINGS: Final = {

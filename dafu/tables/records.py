@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dafu.tables.working_set import Change
+from dafu.tables.changes import Change
 
 
 class MemoryRecords:

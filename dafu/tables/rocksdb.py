@@ -15,8 +15,8 @@ from typing import Any
 from faust.types import TP
 
 from dafu.errors import DafuError
+from dafu.tables.changes import Change
 from dafu.tables.store import PartitionedStore
-from dafu.tables.working_set import Change
 
 _OFFSET_KEY = b"\x00changelog-offset"
 _MIB = 1024 * 1024

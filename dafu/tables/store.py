@@ -16,7 +16,8 @@ from faust.types import TP, EventT
 
 from dafu.errors import DafuError
 from dafu.streaming.records import RecordBatch
-from dafu.tables.working_set import Change, PartitionRecords
+from dafu.tables.changes import Change
+from dafu.tables.working_set import PartitionRecords
 
 
 class PartitionedStore(Store, abc.ABC):  # type: ignore[misc]
@@ -59,7 +60,8 @@ class PartitionedStore(Store, abc.ABC):  # type: ignore[misc]
                 # partition that was dropped, it would pass off its last offset as recovered.
                 self.log.warning("Ignoring %r: not a changelog of %s", chunk, self.table_name)
                 continue
-            changes: list[Change] = [(r.key or b"", r.value) for r in chunk.records]
+            keys, values = chunk.keys.present(), chunk.values.tolist()
+            changes: list[Change] = list(zip(keys, values, strict=True))
             try:
                 self.apply(chunk.partition, changes, event.message.offset)
             except Exception as exc:

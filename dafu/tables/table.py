@@ -6,14 +6,14 @@ Faust owns its life: changelog topic, assignment, recovery. What Faust's own ite
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 import faust
 
 from dafu.streaming.sender import BatchSender
+from dafu.tables.changes import Changes
 from dafu.tables.store import PartitionedStore
-from dafu.tables.working_set import Change, PartitionRecords
+from dafu.tables.working_set import PartitionRecords
 
 
 class PackedTable(faust.Table):  # type: ignore[misc]
@@ -28,9 +28,7 @@ class PackedTable(faust.Table):  # type: ignore[misc]
         """The records of one partition that this worker owns."""
         return self.records.partition(number)
 
-    async def commit_batch(
-        self, sender: BatchSender, partition: int, changes: Sequence[Change]
-    ) -> None:
+    async def commit_batch(self, sender: BatchSender, partition: int, changes: Changes) -> None:
         """Log changes, wait for the broker's acknowledgement, then write the local store.
 
         Raises
@@ -38,15 +36,15 @@ class PackedTable(faust.Table):  # type: ignore[misc]
         SendError
             If the broker did not take them; the local store is untouched then.
         """
-        if not changes:
+        if not len(changes):
             return
         written = await sender.send(
             self.changelog_topic_name,
-            [key for key, _ in changes],
-            [value for _, value in changes],
+            changes.keys,
+            changes.values,
             partition=partition,
         )
-        self.records.apply(partition, changes, written[partition])
+        self.records.apply(partition, changes, written[partition].last)
 
     def __setitem__(self, key: Any, value: Any) -> NoReturn:
         raise TypeError(f"table {self.name} is written by batches: use commit_batch")

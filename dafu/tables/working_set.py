@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dafu.columns import ByteColumn, prefixes
 from dafu.features.state import (
     RETAINED_MAX,
     SCHEMA_VERSION,
@@ -36,7 +37,9 @@ from dafu.features.state import (
     new_archive,
     new_head,
 )
+from dafu.tables.changes import Change, Changes
 from dafu.tables.migrations import MIGRATIONS, StateError, damaged, present_marks
+from dafu.tables.packing import fill_events, pack_changes
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("dafu packs its state in native byte order and needs a little-endian machine")
@@ -44,9 +47,6 @@ if sys.byteorder != "little":  # pragma: no cover
 HEAD = b"H"
 CHUNK = b"C"
 ARCHIVE = b"A"
-
-Change = tuple[bytes, bytes | None]
-"""A key and its new value; None deletes it."""
 
 
 class PartitionRecords(Protocol):
@@ -114,13 +114,13 @@ class WorkingSet:
         blank = blank_head(self.layout)
         values = records.get_many([HEAD + e for e in self.entities])
         values = self._migrations.heads(self.entities, values)
-        self._open = [b"" if v is None else v[size:] for v in values]
-        self._before = [blank if v is None else v[:size] for v in values]
-        joined = bytearray(b"".join(self._before))
-        if len(joined) != size * len(values):
-            short = next(e for e, v in enumerate(self._before) if len(v) != size)
-            raise self._damaged(HEAD + self.entities[short])
-        self.heads: Any = np.frombuffer(joined, dtype=self.layout.head)
+        self._stored = ByteColumn.of([blank if v is None else v for v in values])
+        short = np.flatnonzero(self._stored.lengths < size)
+        if short.size:
+            raise self._damaged(HEAD + self.entities[short[0]])
+        packed = prefixes(self._stored, size)
+        self._before = packed.copy()
+        self.heads: Any = packed.view(self.layout.head)
         self._old_first = self.heads["first_event"].copy()
         self._old_next = self.heads["next_event"].copy()
 
@@ -130,29 +130,28 @@ class WorkingSet:
     def _load_events(self, records: PartitionRecords, arrivals: np.ndarray) -> None:
         size = self.layout.event.itemsize
         chunk = self.layout.chunk
-        firsts = (self._old_first // chunk).tolist()
-        opens = (self._old_next // chunk).tolist()
-        keys = [
-            CHUNK + number.to_bytes(8, "big") + entity
-            for entity, first, end in zip(self.entities, firsts, opens, strict=True)
-            if first < end
-            for number in range(first, end)
-        ]
-        closed = self._migrations.chunks(keys, records.get_many(keys))
-        for entity, tail, end in zip(
-            self.entities, self._open, self._old_next.tolist(), strict=True
-        ):
-            if len(tail) != size * (end % chunk):
-                raise self._damaged(HEAD + entity)
-        parts: list[bytes] = []
-        at = 0
-        for first, end, tail, new in zip(firsts, opens, self._open, arrivals.tolist(), strict=True):
-            parts += closed[at : at + end - first]  # type: ignore[arg-type]
-            at += end - first
-            parts.append(tail)
-            parts.append(bytes(size * new))
-        self.events: Any = np.frombuffer(bytearray(b"".join(parts)), dtype=self.layout.event)
+        head_size = self.layout.head.itemsize
+        tails = self._stored.lengths - head_size
+        wrong = np.flatnonzero(tails != size * (self._old_next % chunk))
+        if wrong.size:
+            raise self._damaged(HEAD + self.entities[wrong[0]])
+        firsts = self._old_first // chunk
+        closed = self._old_next // chunk - firsts
+        joined = b""
+        owners = np.flatnonzero(closed > 0)
+        if owners.size:
+            keys = [
+                CHUNK + number.to_bytes(8, "big") + self.entities[e]
+                for e, first, n in zip(
+                    owners.tolist(), firsts[owners].tolist(), closed[owners].tolist(), strict=True
+                )
+                for number in range(first, first + n)
+            ]
+            values = self._migrations.chunks(keys, records.get_many(keys))
+            joined = b"".join(values)  # type: ignore[arg-type]
         room = self._old_next - self._old_first + arrivals
+        packed = fill_events(joined, closed * (chunk * size), self._stored, head_size, room * size)
+        self.events: Any = packed.view(self.layout.event)
         starts = np.zeros(len(self.entities), dtype=np.int64)
         np.cumsum(room[:-1], out=starts[1:])
         self.origins = starts - self._old_first
@@ -179,58 +178,34 @@ class WorkingSet:
             self.archives[self.archive_of[e]] = np.frombuffer(value or b"", self.layout.archive)[0]
         self._old_through = self.archives["through"].copy()
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> Changes:
         """Records to log and to store, in the order in which they must be written.
 
         An entity whose state did not change has none.
         """
-        size = self.layout.event.itemsize
-        head_size = self.layout.head.itemsize
-        chunk = self.layout.chunk
-        heads, changed, archived = self._new_heads()
-        packed = heads.tobytes()
-        events = memoryview(self.events).cast("B") if self.events.size else memoryview(b"")
-        origins = self.origins.tolist()
-        firsts = heads["first_event"].tolist()
-        nexts = heads["next_event"].tolist()
-        slots = heads["archive_slot"].tolist()
-        deleted_from = self.heads["chunks_from"].tolist()
-        deleted_to = heads["chunks_from"].tolist()
-        old_nexts = self._old_next.tolist()
-        out: list[Change] = []
-        for e in changed.tolist():
-            entity = self.entities[e]
-            origin, first, end = origins[e], firsts[e], nexts[e]
-            open_chunk = end // chunk
-            out.extend(
-                (chunk_key(number, entity), None)
-                for number in range(deleted_from[e], deleted_to[e])
-            )
-            if e in archived:
-                archive = self.archives[self.archive_of[e]].tobytes()
-                out.append((archive_key(slots[e], entity), archive))
-            for number in range(max(old_nexts[e] // chunk, first // chunk), open_chunk):
-                at = (origin + number * chunk) * size
-                value = bytes(events[at : at + chunk * size])
-                out.append((chunk_key(number, entity), value))
-            tail = events[(origin + open_chunk * chunk) * size : (origin + end) * size]
-            head = packed[e * head_size : (e + 1) * head_size]
-            out.append((HEAD + entity, head + tail))
-        return out
-
-    def _new_heads(self) -> tuple[np.ndarray, np.ndarray, set[int]]:
-        """Heads as they are to be written, numbers of the changed entities, and those of them with
-        a changed archive."""
         heads = self.heads.copy()
-        before = np.frombuffer(b"".join(self._before), dtype=np.int64)
-        differs = (heads.view(np.int64) != before).reshape(len(heads), heads.itemsize // 8)
+        words = (len(heads), heads.itemsize // 8)
+        differs = heads.view(np.int64).reshape(words) != self._before.view(np.int64).reshape(words)
         changed = np.flatnonzero(differs.any(axis=1))
         heads["chunks_from"][changed] = self._old_first[changed] // self.layout.chunk
+        archive_row = np.full(len(heads), -1, dtype=np.int64)
         archived = self._archive_owners
         if archived.size:
             archived = archived[self.archives["through"] != self._old_through]
             heads["archive_slot"][archived] ^= 1
-        return heads, changed, set(archived.tolist())
+            archive_row[archived] = self.archive_of[archived]
+        return pack_changes(
+            changed,
+            ByteColumn.of(self.entities),
+            heads,
+            self.events,
+            self.layout.chunk,
+            self.origins,
+            self._old_next,
+            np.ascontiguousarray(self.heads["chunks_from"]),
+            self.archives,
+            archive_row,
+        )
 
 
 _BLANKS: dict[str, bytes] = {}
@@ -285,10 +260,10 @@ class SourceMarks:
             "delete the local store to rebuild it from the changelog"
         )
 
-    def change(self) -> Change:
+    def changes(self) -> Changes:
         """The record that stores these marks."""
         prefix = self._PREFIX.pack(SCHEMA_VERSION, self.fence, len(self.marks))
-        return self.KEY, prefix + self.marks.tobytes()
+        return Changes.of([(self.KEY, prefix + self.marks.tobytes())])
 
     def repeats(self, sources: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Tell which records of a batch are repeats, and move the marks past the batch.

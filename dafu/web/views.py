@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.users import UsersAgent
+from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, FEATURES
 from dafu.streaming.partitioner import partitions_for
 from dafu.tables.inspect import describe_merchant, describe_user
@@ -135,7 +136,7 @@ def _entity(
     }
     if not workers:
         return problem(503, f"no worker has been assigned a partition of {changelog}")
-    partition = int(partitions_for([key], max(workers) + 1)[0])
+    partition = int(partitions_for(ByteColumn.of([key]), max(workers) + 1)[0])
     if partition in here:
         return problem(404, f"{kind} {entity!r} was never seen", partition=partition)
     url = workers.get(partition)

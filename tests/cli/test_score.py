@@ -44,7 +44,7 @@ def test_payloads_and_features_are_those_of_the_stages(run: Run, file: Path) -> 
     records = [r for b in TransactionReader(file, load_mapping("dafu")) for r in to_records(b)]
     _, expected = pipeline.run([key for key, _ in records], [value for _, value in records])
     assert len(payloads) == len(records) > 300
-    assert payloads == expected.decisions
+    assert expected.decisions == payloads
 
     ran = run("score", file, "--out", "d.parquet", "--features", "f.parquet")
     assert ran.code == 0

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyarrow import parquet
 
 from dafu.cli.kafka import ensure_topic, opened_producer, read_topic
+from dafu.columns import ByteColumn
 from dafu.schema import Decision, Explanations, FiredRule, Reason, Versions, encode_decision
 from dafu.settings import load_settings
 from dafu.streaming.dead_letters import Origin, headers
+from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
 from tests.cli.conftest import Run
 
@@ -26,7 +29,7 @@ async def _send(topic: str, keys: Sequence[Any], values: Sequence[Any], **more: 
     settings = load_settings()
     await ensure_topic(settings, topic)
     async with opened_producer(settings) as producer:
-        await BatchSender(producer).send(topic, keys, values, **more)
+        await BatchSender(producer).send(topic, ByteColumn.of(keys), ByteColumn.of(values), **more)
 
 
 async def _read(topic: str) -> list[Any]:
@@ -116,7 +119,7 @@ def decided(topics: str) -> list[bytes]:
     payloads = [decision(i, kinds[i % 3]) for i in range(10)]
     sent = [*payloads, payloads[4]]
     topic = f"{topics}decisions"
-    asyncio.run(_send(topic, [b"k"] * 11, sent, partition=[i % 2 for i in range(10)] + [0]))
+    asyncio.run(_send(topic, [b"k"] * 11, sent, partition=np.append(np.arange(10) % 2, 0)))
     return payloads[0::2] + payloads[1::2]
 
 
@@ -195,7 +198,7 @@ def letters(topics: str) -> list[tuple[bytes | None, bytes | None, str]]:
             [key for key, _, _ in found],
             [value for _, value, _ in found],
             partition=0,
-            headers=[headers(origin) for origin in origins],
+            headers=ByteColumn.of([encode_headers(headers(o)) for o in origins]),
         )
     )
     return found

@@ -109,7 +109,7 @@ def crash_and_run_again(
     whole = forwarded(outputs)
     published = forwarded(outputs[: crash + 1])
     start = max(crash - back, 0)
-    offset = inputs[start].offsets[0]
+    offset = int(inputs[start].offsets[0])
 
     again = copy(at_crash)
     repeated = forwarded(run_users(inputs[start:], again))
@@ -187,7 +187,7 @@ def test_a_crash_between_archive_and_head_is_among_those_tested(busy: list[Payme
             assert heads, "an archive comes before its head"
             known = forwarded([output])
             assert forwarded([again]).items() <= known.items()
-            features = [header(v)["features"] for v in again.forward_values]
+            features = [header(v)["features"] for v in again.forward_values.present()]
             assert max(f[USER_INDEX["user_windows_approximate"]] for f in features) == 1.0
         records.write(output.changes)
     assert found >= 6
@@ -258,7 +258,7 @@ def test_forgotten_payments_leave_no_record_and_no_error() -> None:
     oracle = UserOracle()
     deleted = 0
     for output in run_users(batches(stream, [1] * n), records):
-        for value in output.forward_values:
+        for value in output.forward_values.present():
             head = header(value)
             tx = stream[int(head["offset"])]
             assert_features(NAMES, head["features"], oracle.add(tx), tx.transaction_id)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dafu.agents.shell import input_batch
+from dafu.columns import ByteColumn
 from dafu.features.state import EntityLayout
 from dafu.generator import generate
 from dafu.ingest import to_records
@@ -20,7 +21,7 @@ from dafu.stages.batch import FORWARD
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
 from dafu.stages.users import UserStage
-from dafu.streaming.records import RecordBatch
+from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.tables.records import MemoryRecords
 from tests import streams
 
@@ -49,7 +50,7 @@ def in_memory(
     for at in range(0, len(records), cut):
         piece = records[at : at + cut]
         _, output = pipeline.run([key for key, _ in piece], [value for _, value in piece])
-        decisions += output.decisions
+        decisions += output.decisions.present()
     return decisions, pipeline
 
 
@@ -71,7 +72,7 @@ def replay_users(
     for batch in _batches(log, cut):
         output = stage.run(input_batch(batch), records)
         records.write(output.changes)
-        out += zip(output.forward_keys, output.forward_values, strict=True)
+        out += zip(output.forward_keys.present(), output.forward_values.present(), strict=True)
     return out, records
 
 
@@ -84,14 +85,22 @@ def replay_merchants(
     for batch in _batches(log, cut):
         output = stage.run(input_batch(batch), records)
         records.write(output.changes)
-        out += zip(output.keys, output.decisions, strict=True)
+        out += zip(output.keys.present(), output.decisions.present(), strict=True)
     return out, records
 
 
 def _batches(log: Sequence[Any], cut: int) -> Iterable[RecordBatch]:
     for at in range(0, len(log), cut):
-        first = log[at]
-        yield RecordBatch(first.topic, first.partition, log[at : at + cut])
+        records = log[at : at + cut]
+        yield RecordBatch(
+            records[0].topic,
+            records[0].partition,
+            np.array([r.offset for r in records]),
+            np.array([r.timestamp for r in records]),
+            ByteColumn.of([r.key for r in records]),
+            ByteColumn.of([r.value for r in records]),
+            ByteColumn.of([encode_headers(r.headers) for r in records]),
+        )
 
 
 def forwarded_from(log: Iterable[Any]) -> dict[int, list[tuple[bytes, bytes]]]:

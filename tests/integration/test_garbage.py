@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dafu.agents.shell import LATENCY, MAX_DEAD_LETTER_BYTES, WORKER
+from dafu.columns import ByteColumn
 from dafu.features.state import MERCHANTS, USERS
 from dafu.schema import MAX_RECORD_BYTES, decode_decision
 from dafu.streaming import dead_letters
@@ -202,7 +203,7 @@ def test_decisions_are_keyed_by_user(case: Case) -> None:
     for record in case.decisions:
         decision = decode_decision(record.value)
         assert record.key == decision.user_id.encode()
-        assert record.partition == partitions_for([record.key], PARTITIONS)[0]
+        assert record.partition == partitions_for(ByteColumn.of([record.key]), PARTITIONS)[0]
         headers = dict(record.headers)
         assert int(headers[LATENCY]) >= 0
         assert headers[WORKER].endswith(b":%d" % int(case.status["worker"]["name"].split(":")[1]))
@@ -246,7 +247,7 @@ def test_wrong_keys_go_round_once(case: Case) -> None:
         assert document["transaction_id"] in case.wrong_keys
         assert record.value == case.good[document["transaction_id"]]
         assert record.key == document["user_id"].encode()
-        assert record.partition == partitions_for([record.key], PARTITIONS)[0]
+        assert record.partition == partitions_for(ByteColumn.of([record.key]), PARTITIONS)[0]
 
 
 def test_the_worker_says_what_it_did(case: Case) -> None:

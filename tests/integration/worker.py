@@ -24,8 +24,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from dafu.broker import free_port
 from dafu.cli.kafka import read_topic
+from dafu.columns import ByteColumn
 from dafu.settings import Settings, Topics
 from dafu.streaming.offsets import end_offsets
+from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
 from dafu.tables.records import MemoryRecords
 from tests.web.test_worker import ask
@@ -231,9 +233,9 @@ class System:
         try:
             await BatchSender(producer).send(
                 topic or self.topics.transactions,
-                [key for key, _ in records],
-                [value for _, value in records],
-                headers=headers,
+                ByteColumn.of([key for key, _ in records]),
+                ByteColumn.of([value for _, value in records]),
+                headers=None if headers is None else ByteColumn.of([*map(encode_headers, headers)]),
             )
         finally:
             await producer.stop()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 
-from dafu.streaming.sender import BatchSender, SendError
+from dafu.columns import ByteColumn
+from dafu.streaming.records import encode_headers
+from dafu.streaming.sender import BatchSender, SendError, Written
 
 pytestmark = pytest.mark.broker
 
 Unique = Callable[[str], str]
+
+of = ByteColumn.of
 
 
 @pytest.fixture
@@ -68,7 +73,8 @@ async def test_everything_arrives_in_order(
 ) -> None:
     topic = await create(bootstrap, unique("t"))
     values = [b"%06d" % i + b"x" * (i % 50) for i in range(3000)]
-    await sender.send(topic, [b"k"] * 3000, values)
+    written = await sender.send(topic, ByteColumn.repeated(b"k", 3000), of(values))
+    assert written == {0: Written(0, 2999)}, "of several batches, the first and the last record"
     (found,) = await read(bootstrap, topic)
     assert [r.value for r in found] == values
     assert {r.key for r in found} == {b"k"}
@@ -80,7 +86,7 @@ async def test_keys_choose_partitions_as_kafka_does(
     topic = await create(bootstrap, unique("t"), 5)
     keys = [b"user-%d" % (i % 37) for i in range(1000)]
     values = [b"%d" % i for i in range(1000)]
-    await sender.send(topic, keys, values)
+    await sender.send(topic, of(keys), of(values))
     found = await read(bootstrap, topic, 5)
     oracle = DefaultPartitioner()
     for partition, records in enumerate(found):
@@ -97,11 +103,11 @@ async def test_posts_keep_their_order_even_before_the_topic_is_known(
 ) -> None:
     topic = await create(bootstrap, unique("t"))
     posted = [
-        sender.post(topic, [None] * 40, [b"%d-%d" % (n, i) + b"." * 200 for i in range(40)])
+        sender.post(topic, of([None] * 40), of([b"%d-%d" % (n, i) + b"." * 200 for i in range(40)]))
         for n in range(20)
     ]
     await asyncio.sleep(0.05)
-    posted += [sender.post(topic, [None], [b"%d-0" % n]) for n in range(20, 30)]
+    posted += [sender.post(topic, of([None]), of([b"%d-0" % n])) for n in range(20, 30)]
     await asyncio.gather(*posted)
     (found,) = await read(bootstrap, topic)
     seen = [tuple(map(int, r.value.rstrip(b".").split(b"-"))) for r in found]
@@ -115,13 +121,20 @@ async def test_partitions_headers_and_timestamps(
     topic = await create(bootstrap, unique("t"), 3)
     await sender.send(
         topic,
-        [b"a", None, b"c", b"d"],
-        [b"1", b"2", None, b"4"],
-        partition=[2, 0, 2, 0],
-        headers=[[("h", b"1")], [], (("h", b"3"), ("i", b"")), [("h", b"4")]],
-        timestamps=[1000, 2000, 3000, 4000],
+        of([b"a", None, b"c", b"d"]),
+        of([b"1", b"2", None, b"4"]),
+        partition=np.array([2, 0, 2, 0]),
+        headers=of(
+            [
+                encode_headers([("h", b"1")]),
+                None,
+                encode_headers((("h", b"3"), ("i", b""))),
+                encode_headers([("h", b"4")]),
+            ]
+        ),
+        timestamps=np.array([1000, 2000, 3000, 4000]),
     )
-    await sender.send(topic, [b"e"], [b"5"], partition=1)
+    await sender.send(topic, of([b"e"]), of([b"5"]), partition=1)
     found = await read(bootstrap, topic, 3)
     plain = [[(r.key, r.value, list(r.headers), r.timestamp) for r in part] for part in found]
     assert plain[0] == [(None, b"2", [], 2000), (b"d", b"4", [("h", b"4")], 4000)]
@@ -138,7 +151,7 @@ async def test_records_without_a_key_share_a_partition_in_turn(
 ) -> None:
     topic = await create(bootstrap, unique("t"), 2)
     for i in range(4):
-        await sender.send(topic, [None, None], [b"%d" % i, b"%d" % i])
+        await sender.send(topic, of([None, None]), of([b"%d" % i, b"%d" % i]))
     found = await read(bootstrap, topic, 2)
     assert [len(part) for part in found] == [4, 4]
     assert [[r.value for r in part] for part in found] == [
@@ -148,7 +161,7 @@ async def test_records_without_a_key_share_a_partition_in_turn(
 
 
 async def test_nothing_to_send(unique: Unique, sender: BatchSender) -> None:
-    await asyncio.wait_for(sender.send(unique("no-such-topic"), [], []), 1)
+    await asyncio.wait_for(sender.send(unique("no-such-topic"), of([]), of([])), 1)
 
 
 async def test_too_large_a_record_stops_all_of_them(
@@ -156,13 +169,14 @@ async def test_too_large_a_record_stops_all_of_them(
 ) -> None:
     topic = await create(bootstrap, unique("t"))
     with pytest.raises(SendError, match=r"record 1 of 3 has up to \d+ bytes") as caught:
-        sender.post(topic, [None] * 3, [b"a", b"b" * 2_000_000, b"c"])
+        sender.post(topic, of([None] * 3), of([b"a", b"b" * 2_000_000, b"c"]))
     assert caught.value.topic == topic
+    large = encode_headers([("h", b"b" * 2_000_000)])
     with pytest.raises(SendError, match="record 0 of 1"):
-        await sender.send(topic, [None], [b"a"], headers=[[("h", b"b" * 2_000_000)]])
+        await sender.send(topic, of([None]), of([b"a"]), headers=of([large]))
     assert await read(bootstrap, topic) == [[]]
     # A record over the batch size, and under the request size, has a batch of its own.
-    await sender.send(topic, [None] * 3, [b"a", b"b" * 50_000, b"c"])
+    await sender.send(topic, of([None] * 3), of([b"a", b"b" * 50_000, b"c"]))
     (found,) = await read(bootstrap, topic)
     assert [len(r.value) for r in found] == [1, 50_000, 1]
 
@@ -171,21 +185,22 @@ async def test_partition_that_does_not_exist(
     bootstrap: str, unique: Unique, sender: BatchSender
 ) -> None:
     topic = await create(bootstrap, unique("t"), 2)
-    for partition in (2, -1, [0, 2]):
+    for partition in (2, -1, np.array([0, 2])):
         count = 1 if isinstance(partition, int) else 2
         with pytest.raises(SendError, match=r"partitions 0\.\.1 only"):
-            await sender.send(topic, [b""] * count, [b""] * count, partition=partition)
+            empty = ByteColumn.repeated(b"", count)
+            await sender.send(topic, empty, empty, partition=partition)
     assert await read(bootstrap, topic, 2) == [[], []]
 
 
 async def test_lengths_must_agree(unique: Unique, sender: BatchSender) -> None:
     topic = unique("t")
     with pytest.raises(ValueError, match="differ in number"):
-        await sender.send(topic, [b"a"], [b"a", b"b"])
+        await sender.send(topic, of([b"a"]), of([b"a", b"b"]))
     with pytest.raises(ValueError, match="differ in number"):
-        await sender.send(topic, [b"a"], [b"a"], partition=[0, 1])
+        await sender.send(topic, of([b"a"]), of([b"a"]), partition=np.array([0, 1]))
     with pytest.raises(ValueError, match="differ in number"):
-        await sender.send(topic, [b"a"], [b"a"], timestamps=[])
+        await sender.send(topic, of([b"a"]), of([b"a"]), timestamps=np.empty(0, np.int64))
 
 
 async def test_a_producer_that_is_gone_closes_the_partition(bootstrap: str, unique: Unique) -> None:
@@ -193,16 +208,19 @@ async def test_a_producer_that_is_gone_closes_the_partition(bootstrap: str, uniq
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
     await producer.start()
     sender = BatchSender(producer)
-    await sender.send(topic, [b"a"], [b"1"])
+    await sender.send(topic, of([b"a"]), of([b"1"]))
     await producer.stop()
-    first, second = sender.post(topic, [b"a"], [b"2"]), sender.post(topic, [b"a"], [b"3"])
+    first, second = (
+        sender.post(topic, of([b"a"]), of([b"2"])),
+        sender.post(topic, of([b"a"]), of([b"3"])),
+    )
     with pytest.raises(SendError, match="ProducerClosed") as caught:
         await first
     assert (caught.value.topic, caught.value.partition) == (topic, 0)
     with pytest.raises(SendError, match="an earlier batch failed"):
         await second
     with pytest.raises(SendError, match="an earlier batch failed"):
-        await sender.send(topic, [b"a"], [b"4"])
+        await sender.send(topic, of([b"a"]), of([b"4"]))
     (found,) = await read(bootstrap, topic)
     assert [r.value for r in found] == [b"1"]
 
@@ -211,9 +229,9 @@ async def test_a_caller_that_gives_up_does_not_stop_the_records(
     bootstrap: str, unique: Unique, sender: BatchSender
 ) -> None:
     topic = await create(bootstrap, unique("t"))
-    waiting = asyncio.create_task(sender.send(topic, [b"a"], [b"1"]))
+    waiting = asyncio.create_task(sender.send(topic, of([b"a"]), of([b"1"])))
     await asyncio.sleep(0)
     waiting.cancel()
-    await sender.send(topic, [b"a"], [b"2"])
+    await sender.send(topic, of([b"a"]), of([b"2"]))
     (found,) = await read(bootstrap, topic)
     assert [r.value for r in found] == [b"1", b"2"]

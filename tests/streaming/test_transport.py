@@ -9,16 +9,17 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import faust
+import numpy as np
 import pytest
 from faust.transport import by_url
 from faust.types import TP, ConsumerMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dafu.columns import ByteColumn
 from dafu.streaming.records import RecordBatch
 from dafu.streaming.transport import MAX_IN_FLIGHT, Consumer, Producer, Transport
 from tests.integration.payments import by_transaction, in_memory, payments
@@ -75,10 +76,12 @@ class Chunks:
 
     async def deliver(self, first: int, last: int, tp: TP = ONE) -> ConsumerMessage:
         """Deliver the chunk first..last."""
-        records: list[Any] = [
-            SimpleNamespace(key=b"k", value=b"v", offset=n, timestamp=1000 + n, headers=())
-            for n in range(first, last + 1)
-        ]
+        offsets = np.arange(first, last + 1)
+        same = ByteColumn.repeated(b"k", len(offsets))
+        no_headers = ByteColumn.repeated(b"\0", len(offsets))
+        records = RecordBatch(
+            tp.topic, tp.partition, offsets, 1000 + offsets, same, same, no_headers
+        )
         message: ConsumerMessage = self.consumer._to_batch_message(tp, records)
         await self.consumer._deliver(tp, message)
         return message
@@ -103,7 +106,7 @@ async def test_a_message_is_a_chunk() -> None:
     message = await chunks.deliver(5, 7)
     assert chunks.delivered == [message]
     assert isinstance(message.value, RecordBatch)
-    assert [r.offset for r in message.value.records] == [5, 6, 7]
+    assert message.value.offsets.tolist() == [5, 6, 7]
     assert (message.tp, message.offset, message.timestamp) == (ONE, 7, 1.007)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh64_intdigest
 
 from dafu.features.catalogue import DAY, DISTINCT_WINDOWS, HOUR, INDEX, MINUTE, WINDOWS
 from dafu.features.state import BUCKETS, RETAINED_MAX, RETAINED_MIN, SCHEMA_VERSION, USER_SLOTS
@@ -247,7 +247,7 @@ def test_a_merchant_in_full() -> None:
 
 
 def short(text: str) -> str:
-    return format(xxh3_64_intdigest(text.encode()), "016x")[:8]
+    return format(xxh64_intdigest(text.encode()), "016x")[:8]
 
 
 def stored_bytes(records: MemoryRecords) -> int:
@@ -286,7 +286,7 @@ def test_archived_windows_are_flagged_and_close() -> None:
 
 def slot(text: str) -> int:
     """The hash slot of the archive in which an identifier is noted."""
-    return int(xxh3_64_intdigest(text.encode()) % USER_SLOTS)
+    return int(xxh64_intdigest(text.encode()) % USER_SLOTS)
 
 
 def test_estimates_of_distinct_things_are_the_kernels() -> None:

@@ -51,7 +51,7 @@ def test_a_record_repeats_if_its_source_was_further_before(
     marks = SourceMarks.load(records)
     answer = ask(marks, log[:cut])
     marks.fence = cut
-    records.write([marks.change()])
+    records.write([marks.changes()[0]])
     marks = SourceMarks.load(records)
     assert marks.fence == cut
     assert answer + ask(marks, log[cut:]) == expected
@@ -62,7 +62,7 @@ def test_a_loaded_mark_is_its_own_copy() -> None:
     records = MemoryRecords()
     marks = SourceMarks.load(records)
     ask(marks, [(0, 1)])
-    change = marks.change()
+    change = marks.changes()[0]
     records.write([change])
     ask(SourceMarks.load(records), [(0, 9)])
     assert records.data == dict([change])
@@ -70,7 +70,7 @@ def test_a_loaded_mark_is_its_own_copy() -> None:
 
 def test_another_schema_version_is_refused() -> None:
     records = MemoryRecords()
-    key, value = SourceMarks(-1, np.zeros(2, np.int64)).change()
+    key, value = SourceMarks(-1, np.zeros(2, np.int64)).changes()[0]
     assert value is not None
     records.write([(key, (SCHEMA_VERSION + 1).to_bytes(8, "little") + value[8:])])
     with pytest.raises(StateError, match="source marks has schema version 2"):
@@ -80,7 +80,7 @@ def test_another_schema_version_is_refused() -> None:
 @pytest.mark.parametrize("kept", [0, 10, 24, 31])
 def test_a_cut_record_is_refused(kept: int) -> None:
     records = MemoryRecords()
-    key, value = SourceMarks(5, np.arange(2)).change()
+    key, value = SourceMarks(5, np.arange(2)).changes()[0]
     assert value is not None
     records.write([(key, value[:kept])])
     with pytest.raises(StateError, match="source marks"):

@@ -12,19 +12,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import faust
+import numpy as np
 import pytest
 from faust.types import TP
 from faust.types.tuples import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dafu.columns import ByteColumn
 from dafu.errors import DafuError
 from dafu.streaming.records import RecordBatch
+from dafu.streaming.sender import Written
+from dafu.tables.changes import Change, Changes
 from dafu.tables.records import MemoryRecords
 from dafu.tables.rocksdb import RocksDBRecords, RocksDBStore, StoreError
 from dafu.tables.store import PartitionedStore
 from dafu.tables.table import PackedTable
-from dafu.tables.working_set import Change, PartitionRecords
+from dafu.tables.working_set import PartitionRecords
 
 MIB = 1024 * 1024
 
@@ -87,12 +91,17 @@ def changelog(table: PackedTable, partition: int) -> TP:
 
 def event(tp: TP, first: int, changes: Sequence[Change]) -> Any:
     """A changelog chunk as Faust hands it to a table in recovery."""
-    records = [
-        SimpleNamespace(key=key, value=value, offset=first + i, timestamp=0, headers=())
-        for i, (key, value) in enumerate(changes)
-    ]
-    chunk = RecordBatch(tp.topic, tp.partition, records)
-    last = first + len(records) - 1
+    n = len(changes)
+    chunk = RecordBatch(
+        tp.topic,
+        tp.partition,
+        np.arange(first, first + n),
+        np.zeros(n, np.int64),
+        ByteColumn.of([key for key, _ in changes]),
+        ByteColumn.of([value for _, value in changes]),
+        ByteColumn.repeated(b"\0", n),
+    )
+    last = first + n - 1
     message = Message(tp.topic, tp.partition, last, 0.0, 0, [], None, chunk, None, tp=tp)
     return SimpleNamespace(message=message)
 
@@ -112,16 +121,16 @@ class Sender:
     async def send(
         self,
         topic: str,
-        keys: Sequence[bytes],
-        values: Sequence[bytes | None],
+        keys: ByteColumn,
+        values: ByteColumn,
         *,
         partition: int,
-    ) -> dict[int, int]:
+    ) -> dict[int, Written]:
         if self.error is not None:
             raise self.error
-        self.sent.append((topic, partition, list(zip(keys, values, strict=True))))
+        self.sent.append((topic, partition, list(zip(keys.present(), values, strict=True))))
         self.offset += len(keys)
-        return {partition: self.offset - 1}
+        return {partition: Written(self.offset - len(keys), self.offset - 1)}
 
 
 async def test_the_scheme_names_the_store(table: PackedTable, tables: Tables) -> None:
@@ -244,14 +253,14 @@ async def test_an_error_in_recovery_stops_the_worker(
 async def test_logs_before_it_stores(table: PackedTable) -> None:
     sender: Any = Sender(offset=40)
     changes: list[Change] = [(b"a", b"1"), (b"b", None)]
-    await table.commit_batch(sender, 2, changes)
+    await table.commit_batch(sender, 2, Changes.of(changes))
     assert sender.sent == [(table.changelog_topic_name, 2, changes)]
     assert content(table, 2) == {b"a": b"1"}
-    await table.commit_batch(sender, 2, [])
+    await table.commit_batch(sender, 2, Changes.of([]))
     assert len(sender.sent) == 1
     broken: Any = Sender(error=OSError("no broker"))
     with pytest.raises(OSError, match="no broker"):
-        await table.commit_batch(broken, 2, [(b"a", b"2")])
+        await table.commit_batch(broken, 2, Changes.of([(b"a", b"2")]))
     assert content(table, 2) == {b"a": b"1"}
 
 
@@ -297,7 +306,7 @@ async def test_what_outlives_the_worker(tables: Tables) -> None:
     (table,) = tables.open()
     tp = changelog(table, 0)
     assert table.persisted_offset(tp) is None
-    await table.commit_batch(_sender(100), 0, [(b"a", b"1"), (b"b", b"2")])
+    await table.commit_batch(_sender(100), 0, Changes.of([(b"a", b"1"), (b"b", b"2")]))
     table.apply_changelog_batch([event(tp, 102, [(b"a", b"3"), (b"b", None)])])
     assert content(table) == {b"a": b"3"}
     tables.close()

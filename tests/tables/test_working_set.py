@@ -18,13 +18,13 @@ from dafu.features.state import (
     USERS,
     EntityLayout,
 )
+from dafu.tables.changes import Changes
 from dafu.tables.migrations import StateError
 from dafu.tables.records import MemoryRecords
 from dafu.tables.working_set import (
     ARCHIVE,
     CHUNK,
     HEAD,
-    Change,
     WorkingSet,
     archive_key,
     blank_head,
@@ -231,7 +231,7 @@ def test_another_schema_version_is_refused_by_name(layout: EntityLayout) -> None
     assert "reads version 1" in str(error.value)
 
 
-def written(layout: EntityLayout) -> tuple[MemoryRecords, list[Change]]:
+def written(layout: EntityLayout) -> tuple[MemoryRecords, Changes]:
     """An entity with two closed chunks, an open one and an archive."""
     records = MemoryRecords()
     n = RETAINED_MAX + 1

@@ -18,10 +18,11 @@ from yarl import URL
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.users import UsersAgent
 from dafu.broker import free_port
+from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, DAY
 from dafu.rules import Rule, compile_rules
 from dafu.settings import Settings, Web
-from dafu.stages.batch import NO_TIMESTAMP, InputBatch
+from dafu.stages.batch import InputBatch
 from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
@@ -156,13 +157,21 @@ class Worker:
         """Run payments through both stages into the tables, by Kafka's partitioner or not."""
         for p in payments:
             key, value = p["user_id"].encode(), json.dumps(p).encode()
-            at = int(partitions_for([key], PARTITIONS)[0]) if partition is None else partition
+            at = (
+                int(partitions_for(ByteColumn.of([key]), PARTITIONS)[0])
+                if partition is None
+                else partition
+            )
             first = self.users.stage.run(
                 self._batch(at, key, value), self.users.table.partition(at)
             )
             self.users.table.records.apply(at, first.changes, self._offset)
-            (key,), (value,) = first.forward_keys, first.forward_values
-            at = int(partitions_for([key], PARTITIONS)[0]) if partition is None else partition
+            (key,), (value,) = first.forward_keys.present(), first.forward_values.present()
+            at = (
+                int(partitions_for(ByteColumn.of([key]), PARTITIONS)[0])
+                if partition is None
+                else partition
+            )
             table = self.merchants.table
             second = self.merchants.stage.run(self._batch(at, key, value), table.partition(at))
             table.records.apply(at, second.changes, self._offset)
@@ -175,7 +184,7 @@ class Worker:
 
     def _batch(self, partition: int, key: bytes, value: bytes) -> InputBatch:
         self._offset += 1
-        return InputBatch(partition, [key], [value], [self._offset], [NO_TIMESTAMP])
+        return InputBatch.of(partition, [key], [value], self._offset)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from faust.types import TP
 
 from dafu import __version__
 from dafu.agents.shell import WORKER_NAME
+from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, FEATURES
 from dafu.streaming.partitioner import partitions_for
 from dafu.tables.inspect import describe_merchant, describe_user
@@ -25,7 +26,7 @@ PAGES = ("/v1/users/ann", "/v1/merchants/shop", "/v1/status", "/v1/features", "/
 
 
 def partition_of(key: str) -> int:
-    return int(partitions_for([key.encode()], PARTITIONS)[0])
+    return int(partitions_for(ByteColumn.of([key.encode()]), PARTITIONS)[0])
 
 
 def someone(partition: int) -> str:

@@ -18,6 +18,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from dafu.broker import free_port
+from dafu.columns import ByteColumn
 from dafu.streaming.sender import BatchSender
 
 pytestmark = pytest.mark.broker
@@ -86,8 +87,8 @@ async def publish(bootstrap: str, topic: str, payments: list[dict[str, Any]]) ->
     try:
         await BatchSender(producer).send(
             topic,
-            [p["user_id"].encode() for p in payments],
-            [json.dumps(p).encode() for p in payments],
+            ByteColumn.of([p["user_id"].encode() for p in payments]),
+            ByteColumn.of([json.dumps(p).encode() for p in payments]),
         )
     finally:
         await producer.stop()

@@ -1,0 +1,81 @@
+"""The text fields of a batch's transactions, as columns of bytes, of JSON or of strings.
+
+Of a plain record (see `dafu.stages.scan`) a text is a span of the record itself and is not copied.
+The few others, which have escapes or characters beyond ASCII, come with their decoded document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dafu.columns import ByteColumn
+from dafu.stages.scan import NUMBER_FIELDS, TEXT_FIELDS
+
+TEXTS: Final = tuple(field.name for field in TEXT_FIELDS)
+"""Names of the text fields, in the order of the columns of `Scan.text_start`."""
+
+PLACES: Final = tuple(field.name for field in NUMBER_FIELDS)
+"""Names of the coordinates, in the order of the columns of `Scan.places`."""
+
+_INDEX: Final = {name: k for k, name in enumerate(TEXTS)}
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class Texts:
+    """Text fields of n records.
+
+    Parameters
+    ----------
+    records : ByteColumn [n]
+    starts, lengths : int [n, 11]
+        Where in its record each of TEXTS is; the length is NULL where there is none. Without
+        meaning for records that have a document.
+    documents : mapping of position to an object with the fields as attributes
+        The decoded records that are not plain.
+    """
+
+    def __init__(
+        self,
+        records: ByteColumn,
+        starts: NDArray[Any],
+        lengths: NDArray[Any],
+        documents: Mapping[int, Any],
+    ) -> None:
+        self._records = records
+        self._starts = starts
+        self._lengths = lengths
+        self._documents = documents
+
+    def utf8(self, field: str) -> ByteColumn:
+        """A field as UTF-8."""
+        return self._column(field, str.encode)
+
+    def json(self, field: str) -> ByteColumn:
+        """A field as JSON has it between the quotes."""
+        return self._column(field, _between_quotes)
+
+    def strings(self, field: str) -> list[str | None]:
+        """A field as strings."""
+        return self.utf8(field).strings()
+
+    def _column(self, field: str, encode: Callable[[str], bytes]) -> ByteColumn:
+        k = _INDEX[field]
+        starts = self._records.starts + self._starts[:, k]
+        plain = self._records.elsewhere(starts, self._lengths[:, k].astype(np.int64))
+        if not self._documents:
+            return plain
+        texts = [getattr(document, field) for document in self._documents.values()]
+        others = ByteColumn.of([None if text is None else encode(text) for text in texts])
+        at = np.arange(len(plain))
+        at[list(self._documents)] = len(plain) + np.arange(len(others))
+        return ByteColumn.joined([plain, others]).take(at)
+
+
+def _between_quotes(text: str) -> bytes:
+    return _encode_json(text)[1:-1]

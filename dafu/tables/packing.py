@@ -1,0 +1,238 @@
+"""Compiled copying between packed records and the arrays that a stage's kernel steps.
+
+What the records mean and in which order they are written is told in `dafu.tables.working_set`;
+this module moves the bytes. It knows no keys but their one-letter kinds, and no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from dafu.columns import I64, U8, ByteColumn
+from dafu.kernel import kernel
+from dafu.tables.changes import Changes
+
+_HEAD: Final = ord("H")
+_CHUNK: Final = ord("C")
+_ARCHIVE: Final = ord("A")
+_NUMBER_BYTES: Final = 8
+
+
+@kernel
+def _copy(source: U8, at: int, target: U8, to: int, n: int) -> None:
+    for i in range(n):
+        target[to + i] = source[at + i]
+
+
+@kernel
+def _fill(
+    closed: U8,
+    closed_bytes: I64,
+    buffer: U8,
+    starts: I64,
+    lengths: I64,
+    skip: int,
+    room_bytes: I64,
+    out: U8,
+) -> None:
+    at = 0
+    taken = 0
+    for e in range(len(starts)):
+        _copy(closed, taken, out, at, closed_bytes[e])
+        taken += closed_bytes[e]
+        used = closed_bytes[e]
+        tail = lengths[e] - skip
+        _copy(buffer, starts[e] + skip, out, at + used, tail)
+        out[at + used + tail : at + room_bytes[e]] = 0
+        at += room_bytes[e]
+
+
+def fill_events(
+    closed: bytes, closed_bytes: I64, values: ByteColumn, skip: int, room_bytes: I64
+) -> U8:
+    """Entity after entity: its closed chunks, the open one, and zeros up to its room.
+
+    Parameters
+    ----------
+    closed : bytes
+        All entities' closed chunks, `closed_bytes` [E] of them each.
+    values : ByteColumn [E]
+        Head records: `skip` bytes of head, then the open chunk.
+    room_bytes : int64 [E]
+        Bytes that each entity gets.
+    """
+    out = np.empty(int(room_bytes.sum()), np.uint8)
+    source = ByteColumn.packed(closed, np.array([len(closed)])).buffer
+    _fill(source, closed_bytes, values.buffer, values.starts, values.lengths, skip, room_bytes, out)
+    return out
+
+
+@kernel
+def _key(kind: int, number: int, id_buffer: U8, start: int, n: int, out: U8, at: int) -> int:
+    """Write a key; chunk numbers take eight bytes, archive slots one, heads have no number."""
+    out[at] = kind
+    at += 1
+    if kind == _CHUNK:
+        for i in range(_NUMBER_BYTES):
+            out[at + i] = (number >> (8 * (_NUMBER_BYTES - 1 - i))) & 0xFF
+        at += _NUMBER_BYTES
+    elif kind == _ARCHIVE:
+        out[at] = number
+        at += 1
+    _copy(id_buffer, start, out, at, n)
+    return at + n
+
+
+@kernel
+def _pack(
+    changed: I64,
+    id_buffer: U8,
+    id_starts: I64,
+    id_lengths: I64,
+    heads: U8,
+    head_size: int,
+    events: U8,
+    event_size: int,
+    chunk: int,
+    origins: I64,
+    firsts: I64,
+    nexts: I64,
+    old_nexts: I64,
+    deleted_from: I64,
+    deleted_to: I64,
+    archives: U8,
+    archive_size: int,
+    archive_row: I64,
+    archive_slot: I64,
+    key_buffer: U8,
+    key_lengths: I64,
+    value_buffer: U8,
+    value_lengths: I64,
+) -> int:
+    """Lay out the records of the changed entities; the number of records written.
+
+    Called with empty output arrays it only counts: `key_lengths` [3] then receives the numbers of
+    records, key bytes and value bytes.
+    """
+    counting = len(value_lengths) == 0
+    n = 0
+    key_at = 0
+    value_at = 0
+    for c in range(len(changed)):
+        e = changed[c]
+        start, length = id_starts[e], id_lengths[e]
+        open_chunk = nexts[e] // chunk
+        for number in range(deleted_from[e], deleted_to[e]):
+            size = 1 + _NUMBER_BYTES + length
+            if not counting:
+                _key(_CHUNK, number, id_buffer, start, length, key_buffer, key_at)
+                key_lengths[n] = size
+                value_lengths[n] = -1
+            key_at += size
+            n += 1
+        if archive_row[e] >= 0:
+            size = 2 + length
+            if not counting:
+                _key(_ARCHIVE, archive_slot[e], id_buffer, start, length, key_buffer, key_at)
+                key_lengths[n] = size
+                value_lengths[n] = archive_size
+                _copy(archives, archive_row[e] * archive_size, value_buffer, value_at, archive_size)
+            key_at += size
+            value_at += archive_size
+            n += 1
+        for number in range(max(old_nexts[e] // chunk, firsts[e] // chunk), open_chunk):
+            size = 1 + _NUMBER_BYTES + length
+            closed = chunk * event_size
+            if not counting:
+                _key(_CHUNK, number, id_buffer, start, length, key_buffer, key_at)
+                key_lengths[n] = size
+                value_lengths[n] = closed
+                first = (origins[e] + number * chunk) * event_size
+                _copy(events, first, value_buffer, value_at, closed)
+            key_at += size
+            value_at += closed
+            n += 1
+        tail = (nexts[e] - open_chunk * chunk) * event_size
+        if not counting:
+            _key(_HEAD, 0, id_buffer, start, length, key_buffer, key_at)
+            key_lengths[n] = 1 + length
+            value_lengths[n] = head_size + tail
+            _copy(heads, e * head_size, value_buffer, value_at, head_size)
+            first = (origins[e] + open_chunk * chunk) * event_size
+            _copy(events, first, value_buffer, value_at + head_size, tail)
+        key_at += 1 + length
+        value_at += head_size + tail
+        n += 1
+    if counting:
+        key_lengths[0] = n
+        key_lengths[1] = key_at
+        key_lengths[2] = value_at
+    return n
+
+
+def pack_changes(
+    changed: I64,
+    ids: ByteColumn,
+    heads: Any,
+    events: Any,
+    chunk: int,
+    origins: I64,
+    old_nexts: I64,
+    deleted_from: I64,
+    archives: Any,
+    archive_row: I64,
+) -> Changes:
+    """Records of the changed entities, in the order that `dafu.tables.working_set` prescribes.
+
+    Parameters
+    ----------
+    changed : int64 [...]
+        Numbers of the entities to write.
+    ids : ByteColumn [E]
+    heads : head dtype [E]
+        As they are to be written.
+    events, origins : event dtype [...], int64 [E]
+        Entity e's event numbered s is at ``origins[e] + s``.
+    chunk : int
+        Events to a chunk.
+    old_nexts : int64 [E]
+        Number that the next event had before: what came since is new.
+    deleted_from : int64 [E]
+        From here to the head's `chunks_from` go the tombstones.
+    archives : archive dtype [...]
+    archive_row : int64 [E]
+        Row of the archive to write, -1 for none.
+    """
+    fixed = (
+        changed,
+        ids.buffer,
+        ids.starts,
+        ids.lengths,
+        heads.view(np.uint8),
+        heads.itemsize,
+        events.view(np.uint8),
+        events.itemsize,
+        chunk,
+        origins,
+        np.ascontiguousarray(heads["first_event"]),
+        np.ascontiguousarray(heads["next_event"]),
+        old_nexts,
+        deleted_from,
+        np.ascontiguousarray(heads["chunks_from"]),
+        archives.view(np.uint8),
+        archives.itemsize,
+        archive_row,
+        np.ascontiguousarray(heads["archive_slot"]),
+    )
+    no_bytes, none = np.empty(0, np.uint8), np.empty(0, np.int64)
+    totals = np.zeros(3, np.int64)
+    _pack(*fixed, no_bytes, totals, no_bytes, none)
+    n, key_bytes, value_bytes = totals.tolist()
+    if n == 0:
+        return Changes.of([])
+    keys, values = np.empty(key_bytes, np.uint8), np.empty(value_bytes, np.uint8)
+    key_lengths, value_lengths = np.empty(n, np.int64), np.empty(n, np.int64)
+    _pack(*fixed, keys, key_lengths, values, value_lengths)
+    return Changes(ByteColumn.packed(keys, key_lengths), ByteColumn.packed(values, value_lengths))
