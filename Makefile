@@ -9,10 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+QUIX_VENV := .venv-quix
+QUIX := $(QUIX_VENV)/.installed
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--fork-strategy fewest --no-header
 
-.PHONY: help venv demo test lint format lock bench kafka-up kafka-down clean
+.PHONY: help venv demo test chaos lint format lock bench kafka-up kafka-down clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +48,9 @@ demo: $(RUNTIME) ## broker, worker and generated traffic on this machine
 test: $(DEV) ## the tests, on the embedded broker (DAFU_TEST_BROKER=kafka: on Apache Kafka)
 	$(BIN)/pytest $(ARGS)
 
+chaos: $(DEV) ## kill and freeze workers and an Apache Kafka under load, then compare every byte
+	$(BIN)/python -m tests.chaos $(ARGS)
+
 lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,8 +64,15 @@ lock: $(DEV) ## pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
 	$(UV_COMPILE) --upgrade pyproject.toml -o requirements.lock
 	$(UV_COMPILE) --upgrade --all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(UV_COMPILE) --upgrade bench/quix.in -o bench/quix.lock
 
-bench: $(DEV) ## measure throughput and latency
+# A peer with pins of its own, so in an environment of its own.
+$(QUIX): bench/quix.lock | $(BIN)/python
+	$(BIN)/python -m venv $(QUIX_VENV)
+	$(QUIX_VENV)/bin/python -m pip install --quiet -r bench/quix.lock
+	@touch $@
+
+bench: $(DEV) $(QUIX) ## measure all that docs/benchmarks.md shows (ARGS="--quick", "--help")
 	$(BIN)/python -m bench $(ARGS)
 
 kafka-up: ## start a real Apache Kafka on 127.0.0.1:9092 (needs Java 17 and Maven)
@@ -71,5 +83,5 @@ kafka-down: ## stop it
 
 clean: ## stop Kafka and remove .venv, caches and what runs left behind
 	scripts/kafka clean
-	rm -rf $(VENV) .kafka .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(QUIX_VENV) .kafka .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,10 @@ One transaction's path: `UsersAgent.process` calls `UserStage.run`, which forwar
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import faust
@@ -18,9 +21,18 @@ from faust.types.auth import CredentialsT
 
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.users import UsersAgent
+from dafu.agents.watchdog import (
+    CHECK_SECONDS,
+    LoopWatch,
+    Situation,
+    StallError,
+    Watchdog,
+    stop_within,
+)
 from dafu.errors import DafuError
 from dafu.loading import load_stages
 from dafu.logs import logging_config
+from dafu.memory import keep_freed_memory
 from dafu.settings import Settings, load_settings
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
@@ -28,12 +40,16 @@ from dafu.topics import LARGEST_BATCH, changelog_config, stream_config
 from dafu.warmup import warm_up
 from dafu.web.views import register_views
 
+logger = logging.getLogger(__name__)
+
 
 class App(faust.App):  # type: ignore[misc]
-    """A Faust app with the settings of dafu."""
+    """A Faust app with the settings of dafu, and a worker that ends when it can not go on."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._watchdog: Watchdog | None = None
+        self._stopping = False
         self.fetch_max_wait_ms = settings.fetch_max_wait_ms
         web, topics = settings.web, settings.topics
         super().__init__(
@@ -73,6 +89,43 @@ class App(faust.App):  # type: ignore[misc]
             web_stats_enabled=False,
             web_graph_enabled=False,
         )
+
+    def watch(self, look: Callable[[], Situation]) -> None:
+        """Have the worker end itself once `look` has seen no progress for too long."""
+        self._watchdog = Watchdog(self.settings.health.watchdog_s, look)
+
+    async def on_start(self) -> None:
+        """Start with what ends the worker if it can not go on."""
+        await super().on_start()
+        if self.in_worker:
+            main = asyncio.get_running_loop()
+            LoopWatch(self.settings.health.watchdog_s, lambda: self._loops(main)).start()
+            if self._watchdog is not None:
+                # No Faust timer: those do not run before the first recovery is complete.
+                self.add_future(self._keep_watch(self._watchdog))
+
+    async def stop(self) -> None:
+        """Stop, and see to it that this comes to an end."""
+        if self.in_worker and not self._stopping:
+            self._stopping = True
+            stop_within(self.settings.health.stop_deadline_s)
+        await super().stop()
+
+    async def _keep_watch(self, watchdog: Watchdog) -> None:
+        while not self.should_stop:
+            await self.sleep(CHECK_SECONDS)
+            try:
+                watchdog.check()
+            except StallError as exc:
+                logger.critical("%s", exc)
+                await self.crash(exc)
+                return
+
+    def _loops(self, main: asyncio.AbstractEventLoop) -> dict[str, asyncio.AbstractEventLoop]:
+        loops = {"main": main}
+        if self._consumer is not None:
+            loops["consumer's"] = self._consumer._thread.thread_loop
+        return loops
 
     def batch_sender(self) -> BatchSender:
         """The worker's sender; the producer must have started."""
@@ -117,6 +170,7 @@ def _credentials(settings: Settings) -> CredentialsT | None:
     return faust.auth.SSLCredentials(context) if context is not None else None
 
 
+keep_freed_memory()
 mode.loop.use("uvloop")
 try:
     settings = load_settings()
@@ -148,7 +202,10 @@ merchants = MerchantsAgent(
 
 app.agent(transactions, name="users")(users.run)
 app.agent(transactions_by_merchant, name="merchants")(merchants.run)
-register_views(app, users=users, merchants=merchants)
+reporter = register_views(
+    app, users=users, merchants=merchants, max_stall_s=settings.health.ready_stall_s
+)
+app.watch(reporter.situation)
 
 
 @app.on_worker_init.connect  # type: ignore[untyped-decorator]

@@ -177,19 +177,30 @@ class ByteColumn:
 
 
 @kernel
+def copy_bytes(source: U8, at: int, target: U8, to: int, n: int) -> None:
+    """Copy n bytes, none if n is negative; for kernels, which have checked that they are there.
+
+    The indices are unsigned so that numba need not look for negative ones: only then the loop
+    becomes a block copy, which is some twenty times as fast.
+    """
+    p, q = np.uint64(at), np.uint64(to)
+    for i in range(np.uint64(max(n, 0))):
+        target[q + i] = source[p + i]
+
+
+@kernel
 def _pack(buffer: U8, starts: I64, lengths: I64, out: U8) -> None:
     at = 0
     for i in range(len(starts)):
-        for j in range(lengths[i]):
-            out[at + j] = buffer[starts[i] + j]
-        at += max(lengths[i], 0)
+        n = max(lengths[i], 0)
+        copy_bytes(buffer, starts[i], out, at, n)
+        at += n
 
 
 @kernel
 def _prefixes(buffer: U8, starts: I64, size: int, out: U8) -> None:
     for i in range(len(starts)):
-        for j in range(size):
-            out[i * size + j] = buffer[starts[i] + j]
+        copy_bytes(buffer, starts[i], out, i * size, size)
 
 
 def prefixes(column: ByteColumn, size: int) -> U8:
@@ -234,12 +245,9 @@ def equal(a: ByteColumn, b: ByteColumn) -> NDArray[np.bool_]:
 def _interleave(a: U8, size: int, b: U8, b_starts: I64, b_lengths: I64, out: U8) -> None:
     at = 0
     for i in range(len(b_starts)):
-        for j in range(size):
-            out[at + j] = a[i * size + j]
-        at += size
-        for j in range(b_lengths[i]):
-            out[at + j] = b[b_starts[i] + j]
-        at += b_lengths[i]
+        copy_bytes(a, i * size, out, at, size)
+        copy_bytes(b, b_starts[i], out, at + size, b_lengths[i])
+        at += size + b_lengths[i]
 
 
 def prepend(heads: U8, size: int, column: ByteColumn) -> ByteColumn:

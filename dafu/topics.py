@@ -79,6 +79,8 @@ def changelog_config(topics: Topics) -> dict[str, str]:
     return {
         "cleanup.policy": "compact",
         "min.compaction.lag.ms": str(int(topics.compaction_lag_s * 1000)),
+        # The lag counts from here: a record that a suspended worker sends late is not an old one.
+        "message.timestamp.type": "LogAppendTime",
         "min.cleanable.dirty.ratio": str(_DIRTY_RATIO),
         "segment.bytes": str(_SEGMENT_BYTES),
         "segment.ms": str(_SEGMENT_MS),

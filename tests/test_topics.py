@@ -52,6 +52,7 @@ def test_a_changelog_is_compacted_and_nothing_else() -> None:
     config = changelog_config(Topics(compaction_lag_s=90.0))
     assert config["cleanup.policy"] == "compact"
     assert config["min.compaction.lag.ms"] == "90000"
+    assert config["message.timestamp.type"] == "LogAppendTime"
     assert not [name for name in config if name.startswith("retention")]
 
 

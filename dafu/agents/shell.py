@@ -192,15 +192,16 @@ class StageAgent(abc.ABC, Generic[Output]):
 
     async def process(self, chunk: RecordBatch) -> None:
         """Apply one chunk, publish what comes of it, then log and store the new state."""
-        started = time.perf_counter()
         sender = self.sender()
+        claim = await self.table.claim(sender, chunk.partition)
+        started = time.perf_counter()
         output = self.stage.run(input_batch(chunk), self.table.partition(chunk.partition))
         self.counters.busy_seconds += time.perf_counter() - started
         sends = self.publish(sender, chunk, output)
         if output.rejected:
             sends.append(send_dead_letters(sender, self.dead_letter_topic, chunk, output.rejected))
         await all_sent(*sends)
-        await self.table.commit_batch(sender, chunk.partition, output.changes)
+        await self.table.commit_batch(sender, chunk.partition, output.changes, claim)
         self.counters.batches += 1
         self.counters.records += len(chunk)
         self.counters.rejected += len(output.rejected)

@@ -352,9 +352,8 @@ class _Poster:
     def post(self, piece: Piece, *, live: bool) -> None:
         """Start sending."""
         self._tally.publish(piece.ids, piece.scenarios, time.perf_counter(), live=live)
-        self._pending.append(
-            self._post(self._topic, ByteColumn.of(piece.keys), ByteColumn.of(piece.values))
-        )
+        keys, values = ByteColumn.of(piece.keys), ByteColumn.of(piece.values)
+        self._pending.append(self._post(self._topic, keys, values))
 
     async def settle(self, most: int) -> None:
         """Wait until at most so many pieces are not acknowledged."""

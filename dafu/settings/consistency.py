@@ -46,6 +46,18 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
             f"{topics.replication_factor}: nothing could be written",
             "at most the replication factor; one less lets a broker fail",
         )
+    interval = settings.commit_interval_s
+    for name in ("ready_stall_s", "watchdog_s"):
+        bound = getattr(settings.health, name)
+        setting = f"health.{name}"
+        if not bad & {setting, "commit_interval_s"} and 0 < bound <= interval:
+            yield Problem(
+                setting,
+                origin(setting, "commit_interval_s"),
+                f"{bound:g} is not above commit_interval_s, which is {interval:g}: a healthy "
+                "worker's committed offset stands still for that long",
+                "several times commit_interval_s",
+            )
     security = settings.security
     if security.uses_sasl:
         for name, variable in (

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dafu.columns import ByteColumn
+from dafu.columns import ByteColumn, copy_bytes
 from dafu.errors import DafuError
 from dafu.kernel import kernel
 
@@ -193,10 +193,7 @@ def _fill(
 
 @kernel
 def _put(out: U8, at: int, source: U8, start: int, n: int) -> int:
-    target = out[at : at + n]
-    text = source[start : start + n]
-    for i in range(n):
-        target[i] = text[i]
+    copy_bytes(source, start, out, at, n)
     return at + n
 
 

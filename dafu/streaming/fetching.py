@@ -29,7 +29,7 @@ Limit = Callable[[TopicPartition], int | None]
 class RecordSet(MemoryRecords):  # type: ignore[misc]
     """The bytes that a fetch returned for a partition, kept so that they can be decoded whole.
 
-    To aiokafka it is what it inherits from; only what `keep_record_sets` does makes fetchers use it.
+    To aiokafka it is what it inherits from, and with `keep_record_sets` what every fetcher makes.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -70,7 +70,7 @@ class RecordSet(MemoryRecords):  # type: ignore[misc]
 
 
 def keep_record_sets() -> None:
-    """Make fetchers of this process buffer `RecordSet`, which changes nothing for other consumers."""
+    """Make the fetchers of this process buffer `RecordSet`; nothing changes for other consumers."""
     aiokafka_fetcher.MemoryRecords = RecordSet
 
 
@@ -146,6 +146,9 @@ def _next_chunk(found: Any, tp: TopicPartition, limit: int | None) -> RecordBatc
     if not found.check_assignment(tp):
         return None
     state = found._partition_records
+    # It is not used, and refers back to `state`: with it, what was fetched would stay in memory
+    # until the garbage collector comes by, which is seldom.
+    state._records_iterator = None
     records: RecordSet = state._records
     chunk, state.next_fetch_offset = records.take(
         tp, state.next_fetch_offset, limit, check_crc=state._check_crcs

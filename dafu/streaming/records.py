@@ -55,6 +55,19 @@ class RecordBatch:
         self.values = values
         self.headers = headers
 
+    @classmethod
+    def of(cls, topic: str, partition: int, records: Sequence[Any]) -> RecordBatch:
+        """The columns of aiokafka's consumer records, which are all of this partition."""
+        return cls(
+            topic,
+            partition,
+            np.array([r.offset for r in records], np.int64),
+            np.array([r.timestamp for r in records], np.int64),
+            ByteColumn.of([r.key for r in records]),
+            ByteColumn.of([r.value for r in records]),
+            ByteColumn.of([encode_headers(r.headers) for r in records]),
+        )
+
     def __len__(self) -> int:
         return len(self.offsets)
 

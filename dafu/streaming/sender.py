@@ -5,9 +5,9 @@ aiokafka a batch is a builder that is full.
 
 What it promises per partition: records arrive in the order they were posted, and none is
 acknowledged unless all that were posted before it are. To that end one batch of a partition is
-under way at a time (aiokafka has one request in flight per broker anyway), and after a failure
-the partition refuses everything until the process starts over. Later stages rely on that: they
-take the highest offset they have seen as proof of all lower ones.
+under way at a time, while those of other partitions go their own ways, and after a failure the
+partition refuses everything until the process starts over. Later stages rely on that: they take
+the highest offset they have seen as proof of all lower ones.
 
 It knows keys, values and headers as bytes, and nothing of what they mean.
 """
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from dafu.columns import I64, ByteColumn
 from dafu.errors import DafuError
 from dafu.streaming.partitioner import ABSENT, partitions_for
+from dafu.streaming.produce import join_requests_once
 from dafu.streaming.wire import BATCH_OVERHEAD, RECORD_OVERHEAD, EncodedBatch, encode
 
 __all__ = ["BatchSender", "SendError", "Written"]
@@ -153,6 +154,21 @@ class _Lane:
         self.failure: SendError | None = None
 
 
+class _NoNodes(set[int]):
+    """In place of the brokers that aiokafka's sender has a request under way to: always none.
+
+    It would send the next request only when the last one is answered, for all partitions of a
+    broker together. What keeps a partition's batches in order is that it has one under way, which
+    the lanes see to, and aiokafka itself.
+    """
+
+    def add(self, node: int) -> None:
+        """Remember nothing."""
+
+    def remove(self, node: int) -> None:
+        """Forget nothing."""
+
+
 class BatchSender:
     """Sends batches of records and waits for the broker's acknowledgement of each.
 
@@ -172,6 +188,8 @@ class BatchSender:
         if producer._txn_manager is not None:
             raise ValueError("BatchSender needs a producer without idempotence and transactions")
         self._producer = producer
+        producer._sender._in_flight = _NoNodes()
+        join_requests_once()
         accumulator = producer._message_accumulator
         self._batch_size: int = accumulator._batch_size
         self._compression: int = accumulator._compression_type

@@ -2,8 +2,8 @@
 
 Registered with Faust as the scheme `dafu://`. Consumer group, rebalancing, recovery and commits
 remain Faust's; what differs is the grain. One Faust message carries up to `batch_records`
-records of one partition as columns (a `RecordBatch`) and the offset of the last of them. Faust's own path
-costs some 80 microseconds a message, which is nothing for a thousand records and too much for one.
+records of one partition as columns (a `RecordBatch`) and the offset of the last of them. Faust's
+own path costs some 80 microseconds a message, nothing for a thousand records and too much for one.
 
 Hooks inside faust-streaming 0.15.3 and aiokafka 0.14.0 that this relies on; both versions are
 pinned, and `docs/architecture.md` says how each is used:
@@ -14,10 +14,12 @@ pinned, and `docs/architecture.md` says how each is used:
   `_new_consumer_thread`
 * `AIOKafkaConsumerThread._create_worker_consumer`, `_fetch_records`, and `_highwaters`, whose
   answer ends a recovery
-* aiokafka's `_fetch_max_wait_ms`; its fetcher's `_prefetch_backoff`, and in `dafu.streaming.fetching`
-  the class it makes of a fetched record set (`MemoryRecords`), `_records`, `FetchResult`,
-  `PartitionRecords._records`, `next_fetch_offset` and `_check_crcs`, `_create_fetch_waiter`,
+* aiokafka's `_fetch_max_wait_ms`; its fetcher's `_prefetch_backoff`; in `dafu.streaming.fetching`
+  what it makes of a fetched record set (`MemoryRecords`), `_records`, `FetchResult`,
+  `PartitionRecords._records`, `_records_iterator`, `next_fetch_offset` and `_check_crcs`,
+  `_create_fetch_waiter`,
   `_wait_consume_future`, `_subscriptions`
+* aiokafka's group coordinator, `_do_heartbeat`: whether this worker still belongs to its group
 * `Producer._producer`, the aiokafka producer, for its batch interface (`dafu.streaming.sender`)
 """
 
@@ -36,8 +38,10 @@ from faust.types import TP, ConsumerMessage, Message
 
 from dafu.streaming.fetching import fetch_chunks, keep_record_sets
 from dafu.streaming.offsets import probe_end_offsets
+from dafu.streaming.pulse import Pulse
 from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender
+from dafu.streaming.stretch import read_stretch
 
 DEFAULT_FETCH_MAX_WAIT_MS: Final = 100
 
@@ -54,13 +58,39 @@ NO_PARTITIONS_WAIT: Final = 0.1
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's consumer thread, tuned for latency and for batches."""
 
+    _beating: asyncio.Task[None] | None = None
+
     async def on_start(self) -> None:
         """Start the consumer; one partition's unread records must not hold up the others."""
         keep_record_sets()
         await super().on_start()
         # aiokafka waits up to 100 ms before it asks a broker again that has just sent records
         # for a partition nobody has read from yet, also on behalf of all its other partitions.
-        self._ensure_consumer()._fetcher._prefetch_backoff = 0.0
+        consumer = self._ensure_consumer()
+        consumer._fetcher._prefetch_backoff = 0.0
+        self._beating = asyncio.create_task(self._beat(consumer._coordinator))
+
+    async def on_thread_stop(self) -> None:
+        """Stop the consumer."""
+        if self._beating is not None:
+            self._beating.cancel()
+        await super().on_thread_stop()
+
+    async def _beat(self, coordinator: Any) -> None:
+        """Keep the worker's pulse, here because this thread keeps its membership of the group."""
+        pulse = self.consumer.pulse
+        heartbeat = coordinator._do_heartbeat
+
+        async def confirming_heartbeat() -> bool:
+            success: bool = await heartbeat()
+            if success:
+                pulse.confirm()
+            return success
+
+        coordinator._do_heartbeat = confirming_heartbeat
+        while True:
+            pulse.beat()
+            await asyncio.sleep(pulse.limit / 4)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -105,15 +135,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     async def _highwaters(self, partitions: list[TP]) -> dict[TP, int]:
         """Ends of partitions, by which recovery knows when it is complete."""
-        conf = self.consumer.app.conf
         known = {aiokafka.TopicPartition(tp.topic, tp.partition): tp for tp in partitions}
-        ends = await probe_end_offsets(
-            known,
-            bootstrap_servers=driver.server_list(
-                self.consumer.transport.url, self.consumer.transport.default_port
-            ),
-            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
-        )
+        ends = await probe_end_offsets(known, **self.consumer.client_options())
         return {known[tp]: end for tp, end in ends.items()}
 
 
@@ -127,6 +150,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         # Chunks delivered and not acknowledged, by partition.
         self._in_flight: Counter[TP] = Counter()
         self._room = asyncio.Event()
+        self.pulse = Pulse(self.app.conf.broker_session_timeout)
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -135,6 +159,21 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Ends of partitions, see `ConsumerThread.reported_ends`."""
         ends: dict[TP, int] = await self._thread.reported_ends(list(partitions))
         return ends
+
+    def client_options(self) -> dict[str, Any]:
+        """How clients of their own reach the broker."""
+        conf = self.app.conf
+        return {
+            "bootstrap_servers": driver.server_list(
+                self.transport.url, self.transport.default_port
+            ),
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        }
+
+    async def read_stretch(self, tp: TP, first: int, end: int) -> RecordBatch:
+        """Records of any partition, see `dafu.streaming.stretch`."""
+        where = aiokafka.TopicPartition(tp.topic, tp.partition)
+        return await read_stretch(where, first, end, **self.client_options())
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield one message for every partition that records have been fetched of."""
@@ -148,8 +187,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         # A partition that gets room meanwhile must not wait for another one's records.
         timeout = timeout if len(wanted) == len(active) else SATURATED_WAIT
         fetched = await self._getmany(active_partitions=wanted, timeout=timeout)
-        if self.should_stop:
-            return
+        if self.should_stop or self.app.should_stop:
+            return  # and seek nowhere: what is acknowledged is about to be committed
         if not self.flow_active:
             # Fetched while a rebalance began: these records will be read again.
             try:
@@ -268,6 +307,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """
         if not (self.crashed or self.app.crashed):
             await super().wait_empty()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Go on with these partitions."""
+        self.pulse.confirm()
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget the revoked partitions' chunks: their next owner reads them again."""

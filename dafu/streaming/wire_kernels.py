@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dafu.columns import I64, U8
+from dafu.columns import I64, U8, copy_bytes
 from dafu.kernel import kernel
 
 BATCH_OVERHEAD: Final = 61
@@ -83,7 +83,7 @@ def read_records(buffer: U8, table: I64, next_offset: int, rows: I64) -> tuple[i
             if at < 0:
                 return n, b, begin
             delta, at = _read_varint(buffer, at, stop)
-            if at < 0:
+            if at < 0 or delta < 0 or delta >= table[b, 6] - table[b, 3]:
                 return n, b, begin
             key_length, at = _read_bytes(buffer, at, stop)
             if at < 0:
@@ -196,13 +196,8 @@ def plan_batches(
 
 @kernel
 def _write_bytes(out: U8, at: int, buffer: U8, start: int, length: int) -> int:
-    if length <= 0:
-        return at
-    # Unsigned, because an index that might count from the end keeps this from being a memcpy.
-    to, source = np.uint64(at), np.uint64(start)
-    for j in range(np.uint64(length)):
-        out[to + j] = buffer[source + j]
-    return at + length
+    copy_bytes(buffer, start, out, at, length)
+    return at + max(length, 0)
 
 
 @kernel

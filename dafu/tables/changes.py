@@ -17,6 +17,7 @@ class Changes(Sequence[Change]):
     """Keys and new values as columns; an absent value deletes its key.
 
     The columns are what goes to the changelog. Seen as a sequence it yields pairs.
+    `dict()` has to be given its iterator: it takes what has `keys` for a mapping.
     """
 
     __slots__ = ("keys", "values")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from faust.types import TP
-
+from dafu.tables.ownership import NOWHERE, Position
 from dafu.tables.records import MemoryRecords
 from dafu.tables.store import PartitionedStore
 
@@ -14,6 +13,7 @@ class MemoryStore(PartitionedStore):
     """Holds its records in this process; registered with Faust as `dafu-memory://`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._partitions: dict[int, MemoryRecords] = {}
 
     def partition(self, number: int) -> MemoryRecords:
@@ -29,12 +29,13 @@ class MemoryStore(PartitionedStore):
 
     def drop(self, number: int) -> None:
         """Let go of a partition."""
+        super().drop(number)
         self._partitions.pop(number, None)
 
     def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
         """All records of one partition."""
         yield from self.partition(number).data.items()
 
-    def persisted_offset(self, tp: TP) -> int | None:
-        """Always None: nothing outlives the process, so recovery starts at the beginning."""
-        return None
+    def position(self, number: int) -> Position:
+        """Always nowhere: nothing outlives the process, so recovery starts at the beginning."""
+        return NOWHERE

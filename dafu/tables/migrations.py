@@ -149,7 +149,7 @@ class Migrations:
             If one has a version that is not known here, or is damaged.
         """
         tag = self._tag
-        if all(value is None or value.startswith(tag) for value in values):
+        if {value[:_VERSION_BYTES] for value in values if value is not None} <= {tag}:
             return values
         out = list(values)
         groups: dict[int, list[int]] = {}
@@ -181,7 +181,7 @@ class Migrations:
             If one is missing or has a length that no version gives it; `keys` is for the message.
         """
         length = self.layout.event.itemsize * self.layout.chunk
-        if all(value is not None and len(value) == length for value in values):
+        if {None if value is None else len(value) for value in values} <= {length}:
             return values
         out = list(values)
         groups: dict[int, list[int]] = {}

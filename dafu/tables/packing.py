@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dafu.columns import I64, U8, ByteColumn
+from dafu.columns import I64, U8, ByteColumn, copy_bytes
 from dafu.kernel import kernel
 from dafu.tables.changes import Changes
 
@@ -18,12 +18,6 @@ _HEAD: Final = ord("H")
 _CHUNK: Final = ord("C")
 _ARCHIVE: Final = ord("A")
 _NUMBER_BYTES: Final = 8
-
-
-@kernel
-def _copy(source: U8, at: int, target: U8, to: int, n: int) -> None:
-    for i in range(n):
-        target[to + i] = source[at + i]
 
 
 @kernel
@@ -40,11 +34,11 @@ def _fill(
     at = 0
     taken = 0
     for e in range(len(starts)):
-        _copy(closed, taken, out, at, closed_bytes[e])
+        copy_bytes(closed, taken, out, at, closed_bytes[e])
         taken += closed_bytes[e]
         used = closed_bytes[e]
         tail = lengths[e] - skip
-        _copy(buffer, starts[e] + skip, out, at + used, tail)
+        copy_bytes(buffer, starts[e] + skip, out, at + used, tail)
         out[at + used + tail : at + room_bytes[e]] = 0
         at += room_bytes[e]
 
@@ -81,7 +75,7 @@ def _key(kind: int, number: int, id_buffer: U8, start: int, n: int, out: U8, at:
     elif kind == _ARCHIVE:
         out[at] = number
         at += 1
-    _copy(id_buffer, start, out, at, n)
+    copy_bytes(id_buffer, start, out, at, n)
     return at + n
 
 
@@ -138,7 +132,9 @@ def _pack(
                 _key(_ARCHIVE, archive_slot[e], id_buffer, start, length, key_buffer, key_at)
                 key_lengths[n] = size
                 value_lengths[n] = archive_size
-                _copy(archives, archive_row[e] * archive_size, value_buffer, value_at, archive_size)
+                copy_bytes(
+                    archives, archive_row[e] * archive_size, value_buffer, value_at, archive_size
+                )
             key_at += size
             value_at += archive_size
             n += 1
@@ -150,7 +146,7 @@ def _pack(
                 key_lengths[n] = size
                 value_lengths[n] = closed
                 first = (origins[e] + number * chunk) * event_size
-                _copy(events, first, value_buffer, value_at, closed)
+                copy_bytes(events, first, value_buffer, value_at, closed)
             key_at += size
             value_at += closed
             n += 1
@@ -159,9 +155,9 @@ def _pack(
             _key(_HEAD, 0, id_buffer, start, length, key_buffer, key_at)
             key_lengths[n] = 1 + length
             value_lengths[n] = head_size + tail
-            _copy(heads, e * head_size, value_buffer, value_at, head_size)
+            copy_bytes(heads, e * head_size, value_buffer, value_at, head_size)
             first = (origins[e] + open_chunk * chunk) * event_size
-            _copy(events, first, value_buffer, value_at + head_size, tail)
+            copy_bytes(events, first, value_buffer, value_at + head_size, tail)
         key_at += 1 + length
         value_at += head_size + tail
         n += 1

@@ -8,17 +8,18 @@ Needs the `rocksdb` extra.
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from faust.types import TP
-
 from dafu.errors import DafuError
 from dafu.tables.changes import Change
+from dafu.tables.ownership import NOWHERE, Position
 from dafu.tables.store import PartitionedStore
 
-_OFFSET_KEY = b"\x00changelog-offset"
+_POSITION_KEY = b"\x00changelog-offset"
+_POSITION = struct.Struct("<qq")  # offset, latest claim up to there
 _MIB = 1024 * 1024
 
 
@@ -59,6 +60,7 @@ class RocksDBRecords:
     def __init__(self, path: Path) -> None:
         rocksdict = _rocksdict()
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._batch = rocksdict.WriteBatch
         options = _options(rocksdict)
         try:
@@ -75,29 +77,36 @@ class RocksDBRecords:
         """Values by key, None where there is none."""
         return self._db.get(list(keys)) if keys else []
 
-    def write(self, changes: Sequence[Change], offset: int | None = None) -> None:
-        """Apply changes in order and atomically, with the changelog offset they reach."""
+    def write(self, changes: Sequence[Change], position: Position | None = None) -> None:
+        """Apply changes in order and atomically, with how far in the changelog they reach."""
         batch = self._batch(raw_mode=True)
         for key, value in changes:
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        if offset is not None:
-            batch.put(_OFFSET_KEY, offset.to_bytes(8, "little"))
+        if position is not None:
+            batch.put(_POSITION_KEY, _POSITION.pack(*position))
         self._db.write(batch)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records."""
         for key, value in self._db.items():
-            if key != _OFFSET_KEY:
+            if key != _POSITION_KEY:
                 yield key, value
 
     @property
-    def offset(self) -> int | None:
-        """Changelog offset up to which this database holds everything, None if unknown."""
-        value = self._db.get(_OFFSET_KEY)
-        return None if value is None else int.from_bytes(value, "little")
+    def position(self) -> Position:
+        """How far in the changelog this database holds everything; `NOWHERE` if it is new."""
+        value = self._db.get(_POSITION_KEY)
+        if value is None:
+            return NOWHERE
+        if len(value) != _POSITION.size:
+            raise StoreError(
+                f"the database {self._path} was written by another version of dafu: delete it, "
+                "the changelog rebuilds it"
+            )
+        return Position(*_POSITION.unpack(value))
 
     def close(self) -> None:
         """Flush and release the database."""
@@ -108,6 +117,7 @@ class RocksDBStore(PartitionedStore):
     """Holds its records on local disk; registered with Faust as `dafu-rocksdb://`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._partitions: dict[int, RocksDBRecords] = {}
 
     @property
@@ -129,6 +139,7 @@ class RocksDBStore(PartitionedStore):
 
     def drop(self, number: int) -> None:
         """Close a partition; its files stay, in case it comes back."""
+        super().drop(number)
         records = self._partitions.pop(number, None)
         if records is not None:
             records.close()
@@ -137,13 +148,13 @@ class RocksDBStore(PartitionedStore):
         """All records of one partition."""
         return self.partition(number).items()
 
-    def persisted_offset(self, tp: TP) -> int | None:
-        """Changelog offset from which recovery has to read on."""
-        return self.partition(tp.partition).offset
+    def position(self, number: int) -> Position:
+        """How far in the changelog a partition's database holds everything."""
+        return self.partition(number).position
 
-    def apply(self, number: int, changes: Sequence[Change], offset: int) -> None:
-        """Write changes and the changelog offset they reach, atomically."""
-        self.partition(number).write(changes, offset)
+    def apply(self, number: int, changes: Sequence[Change], position: Position) -> None:
+        """Write changes and how far in the changelog they reach, atomically."""
+        self.partition(number).write(changes, position)
 
     def reset_state(self) -> None:
         """Delete this table's databases; the changelog brings them back."""

@@ -3,6 +3,8 @@
 A store keeps a table's records apart by partition, because that is how they come and go: a
 partition is loaded from its changelog when the worker is assigned it and dropped when it is
 revoked. Errors while a changelog is applied stop the worker; Faust itself would only log them.
+Beside the records of each partition stands what is known of its changelog (`PartitionLog`), which
+also says which of the changelog's records count.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ from faust.types import TP, EventT
 from dafu.errors import DafuError
 from dafu.streaming.records import RecordBatch
 from dafu.tables.changes import Change
+from dafu.tables.ownership import NO_CLAIM, PartitionLog, Position, log_page
 from dafu.tables.working_set import PartitionRecords
 
 
 class PartitionedStore(Store, abc.ABC):  # type: ignore[misc]
     """Base of the stores that `PackedTable` writes to."""
+
+    def __post_init__(self) -> None:
+        self._logs: dict[int, PartitionLog] = {}
 
     @abc.abstractmethod
     def partition(self, number: int) -> PartitionRecords:
@@ -32,16 +38,49 @@ class PartitionedStore(Store, abc.ABC):  # type: ignore[misc]
         """Partitions held here now."""
 
     @abc.abstractmethod
+    def position(self, number: int) -> Position:
+        """How far in its changelog a partition is held since before this worker started."""
+
+    @abc.abstractmethod
     def drop(self, number: int) -> None:
         """Let go of a partition that this worker no longer owns."""
+        log = self._logs.pop(number, None)
+        if log is not None:
+            log.revoke()
 
     @abc.abstractmethod
     def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
         """All records of one partition."""
 
-    def apply(self, number: int, changes: Sequence[Change], offset: int) -> None:
-        """Write changes that end at this offset of the partition's changelog."""
+    def apply(
+        self,
+        number: int,
+        changes: Sequence[Change],
+        position: Position,
+    ) -> None:
+        """Write changes that reach this far in the partition's changelog."""
         self.partition(number).write(changes)
+
+    def partition_log(self, number: int) -> PartitionLog:
+        """What this worker knows of a partition's changelog."""
+        log = self._logs.get(number)
+        if log is None:
+            name = f"{self.table.changelog_topic_name}[{number}]"
+            log = self._logs[number] = PartitionLog(self.position(number), name)
+        return log
+
+    def claimed(self) -> list[int]:
+        """Partitions to whose changelogs this worker writes."""
+        return sorted(number for number, log in self._logs.items() if log.own != NO_CLAIM)
+
+    def unrepaired(self) -> list[int]:
+        """Partitions whose changelogs end with stale records of some keys."""
+        return sorted(number for number, log in self._logs.items() if log.stale)
+
+    def persisted_offset(self, tp: TP) -> int | None:
+        """Changelog offset from which recovery has to read on, None for the beginning."""
+        offset = self.position(tp.partition).offset
+        return None if offset < 0 else offset
 
     def apply_changelog_batch(
         self,
@@ -60,10 +99,17 @@ class PartitionedStore(Store, abc.ABC):  # type: ignore[misc]
                 # partition that was dropped, it would pass off its last offset as recovered.
                 self.log.warning("Ignoring %r: not a changelog of %s", chunk, self.table_name)
                 continue
-            keys, values = chunk.keys.present(), chunk.values.tolist()
-            changes: list[Change] = list(zip(keys, values, strict=True))
             try:
-                self.apply(chunk.partition, changes, event.message.offset)
+                log = self.partition_log(chunk.partition)
+                changes = log.recover(log_page(chunk))
+                if log.stale:
+                    self.log.warning(
+                        "%r: a former owner wrote behind its successor's claim; its records do "
+                        "not count, and %d keys will be logged again",
+                        chunk,
+                        len(log.stale),
+                    )
+                self.apply(chunk.partition, changes, log.position)
             except Exception as exc:
                 # Raised, it would be logged and forgotten by Faust's recovery task.
                 self.add_future(self.app.crash(exc))

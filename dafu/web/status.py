@@ -20,6 +20,7 @@ from dafu import __version__
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.shell import WORKER_NAME, Counters
 from dafu.agents.users import UsersAgent
+from dafu.agents.watchdog import Situation
 from dafu.features.catalogue import CATALOGUE_HASH, FEATURES
 from dafu.tables.records import MemoryRecords
 from dafu.tables.store import PartitionedStore
@@ -208,6 +209,26 @@ class Reporter:
             why = monitor.error or "nobody tried"
             reasons.append(f"the offsets have not been read for {monitor.silent_s:.0f} s: {why}")
         return reasons
+
+    def situation(self) -> Situation:
+        """What the worker is at, for its watchdog."""
+        waiting = self.recovering()
+        recovered = self.app.tables.recovery.active_offsets
+        step = (
+            self.app.rebalancing_count,
+            self.app.consumer_generation_id,
+            tuple(sorted(recovered.items())),
+        )
+        oldest = max(
+            self.monitor.progress.stalled(0.0), key=lambda p: p.committed_age_s, default=None
+        )
+        if oldest is None:
+            return Situation("; ".join(waiting) or None, step, 0.0, "")
+        what = (
+            f"{oldest.topic}[{oldest.partition}] has {oldest.lag} records to go and its committed "
+            f"offset stands at {oldest.committed}"
+        )
+        return Situation("; ".join(waiting) or None, step, oldest.committed_age_s, what)
 
     async def status(self) -> Status:
         """All there is to say."""

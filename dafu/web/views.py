@@ -17,7 +17,7 @@ read, and therefore the settings bind the server to the loopback interface by de
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -35,10 +35,7 @@ from dafu.web.problems import answer, problem, protect
 from dafu.web.progress import REFRESH_SECONDS
 from dafu.web.status import Reporter
 
-__all__ = ["MAX_STALL_S", "register_views"]
-
-MAX_STALL_S: Final = 30.0
-"""How long a committed offset may stand still while there is lag, in seconds."""
+__all__ = ["register_views"]
 
 _Describe = Callable[[PartitionRecords, bytes], Struct | None]
 _Page = Callable[..., Awaitable[web.Response]]
@@ -49,7 +46,7 @@ def register_views(
     *,
     users: UsersAgent,
     merchants: MerchantsAgent,
-    max_stall_s: float = MAX_STALL_S,
+    max_stall_s: float,
 ) -> Reporter:
     """Add the views to the app's web server; call it once, before the app starts.
 

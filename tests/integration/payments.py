@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dafu.agents.shell import input_batch
-from dafu.columns import ByteColumn
+from dafu.agents.shell import Output, Stage, input_batch
 from dafu.features.state import EntityLayout
 from dafu.generator import generate
 from dafu.ingest import to_records
@@ -21,7 +20,7 @@ from dafu.stages.batch import FORWARD
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
 from dafu.stages.users import UserStage
-from dafu.streaming.records import RecordBatch, encode_headers
+from dafu.streaming.records import RecordBatch
 from dafu.tables.records import MemoryRecords
 from tests import streams
 
@@ -69,9 +68,7 @@ def replay_users(
     """Run consumed transactions of one partition through stage one: forwarded records, state."""
     records = MemoryRecords()
     out: list[tuple[bytes, bytes]] = []
-    for batch in _batches(log, cut):
-        output = stage.run(input_batch(batch), records)
-        records.write(output.changes)
+    for _, output in replay(log, stage, records, cut):
         out += zip(output.forward_keys.present(), output.forward_values.present(), strict=True)
     return out, records
 
@@ -82,25 +79,21 @@ def replay_merchants(
     """Run consumed records of the merchant-keyed topic through stage two: decisions, state."""
     records = MemoryRecords()
     out: list[tuple[bytes, bytes]] = []
-    for batch in _batches(log, cut):
-        output = stage.run(input_batch(batch), records)
-        records.write(output.changes)
+    for _, output in replay(log, stage, records, cut):
         out += zip(output.keys.present(), output.decisions.present(), strict=True)
     return out, records
 
 
-def _batches(log: Sequence[Any], cut: int) -> Iterable[RecordBatch]:
+def replay(
+    log: Sequence[Any], stage: Stage[Output], records: MemoryRecords, cut: int = 1000
+) -> Iterator[tuple[Sequence[Any], Output]]:
+    """Run consumed records of one partition through a stage: each piece and what came of it."""
     for at in range(0, len(log), cut):
-        records = log[at : at + cut]
-        yield RecordBatch(
-            records[0].topic,
-            records[0].partition,
-            np.array([r.offset for r in records]),
-            np.array([r.timestamp for r in records]),
-            ByteColumn.of([r.key for r in records]),
-            ByteColumn.of([r.value for r in records]),
-            ByteColumn.of([encode_headers(r.headers) for r in records]),
-        )
+        piece = log[at : at + cut]
+        batch = RecordBatch.of(piece[0].topic, piece[0].partition, piece)
+        output = stage.run(input_batch(batch), records)
+        records.write(output.changes)
+        yield piece, output
 
 
 def forwarded_from(log: Iterable[Any]) -> dict[int, list[tuple[bytes, bytes]]]:

@@ -27,8 +27,9 @@ from dafu.cli.kafka import read_topic
 from dafu.columns import ByteColumn
 from dafu.settings import Settings, Topics
 from dafu.streaming.offsets import end_offsets
-from dafu.streaming.records import encode_headers
+from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
+from dafu.tables.ownership import PartitionLog, log_page
 from dafu.tables.records import MemoryRecords
 from tests.web.test_worker import ask
 
@@ -114,7 +115,7 @@ class Worker:
 
     async def ready(self) -> Self:
         """Wait until it says that it can decide."""
-        await eventually(lambda: _ready(self.base), "ready", START_SECONDS, self)
+        await eventually(lambda: is_ready(self.base), "ready", START_SECONDS, self)
         return self
 
     def describe(self, what: str) -> str:
@@ -141,7 +142,8 @@ class Worker:
                 self.process.wait()
 
 
-async def _ready(base: str) -> bool:
+async def is_ready(base: str) -> bool:
+    """Whether the worker at this address says that it can decide."""
     try:
         return bool((await asyncio.to_thread(ask, f"{base}/health/ready"))[0] == 200)
     except OSError:
@@ -258,13 +260,17 @@ class System:
 
     async def rebuilt(self, table: str) -> list[MemoryRecords]:
         """A table as its changelog describes it, by partition."""
-        partitions = await self.read(f"{self.settings.app_id}-{table}-changelog")
         out = []
-        for log in partitions:
+        for number, log in enumerate(await self.read(self.changelog(table))):
             records = MemoryRecords()
-            records.write([(record.key, record.value) for record in log])
+            page = log_page(RecordBatch.of(self.changelog(table), number, log))
+            records.write(PartitionLog().recover(page))
             out.append(records)
         return out
+
+    def changelog(self, table: str) -> str:
+        """The name of a table's changelog topic."""
+        return f"{self.settings.app_id}-{table}-changelog"
 
     async def decided(self, count: int, *workers: Worker) -> None:
         """Wait until the decisions topic holds at least so many records."""
@@ -281,7 +287,7 @@ class System:
         async with self._consumer(group_id=self.settings.app_id) as consumer:
             return await self._committed(consumer, topic)
 
-    async def drained(self, *workers: Worker) -> None:
+    async def drained(self, *workers: Worker, within: float = DRAIN_SECONDS) -> None:
         """Wait until the group has committed the ends of both of its input topics."""
         # In this order: what stage one has committed it has forwarded.
         topics = (self.topics.transactions, self.topics.transactions_by_merchant)
@@ -298,7 +304,7 @@ class System:
                     ]
                 )
 
-            await eventually(done, "everything committed", DRAIN_SECONDS, *workers)
+            await eventually(done, "everything committed", within, *workers)
 
     async def _committed(self, consumer: AIOKafkaConsumer, topic: str) -> dict[int, int]:
         numbers = range(self.topics.partitions)

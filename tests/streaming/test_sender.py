@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,6 +161,62 @@ async def test_records_without_a_key_share_a_partition_in_turn(
     ]
 
 
+async def test_columns_that_point_nowhere(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"))
+    outside = ByteColumn(b"a", np.array([0]), np.array([2]))
+    for _ in ("before the topic is known", "after"):
+        with pytest.raises(SendError, match="outside its buffer; nothing was sent"):
+            await sender.send(topic, outside, outside)
+    await sender.send(topic, of([b"a"]), of([b"1"]))
+    (found,) = await read(bootstrap, topic)
+    assert [r.value for r in found] == [b"1"]
+
+
+async def test_the_offsets_written_by_partition(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"), 3)
+    one = of([b"x" * 3000] * 5)  # a batch each
+    each = np.array([0, 2, 2, 0, 2])
+    assert await sender.send(topic, one, one, partition=each) == {0: (0, 1), 2: (0, 2)}
+    assert await sender.send(topic, one, one, partition=each) == {0: (2, 3), 2: (3, 5)}
+    assert await sender.send(topic, one, one, partition=1) == {1: (0, 4)}
+
+
+async def test_the_producer_s_compression(bootstrap: str, unique: Unique) -> None:
+    topic = await create(bootstrap, unique("t"))
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="gzip")
+    await producer.start()
+    batches = BatchSender(producer)
+    values = [b"%04d" % i + b"x" * 40 for i in range(100)]
+    await batches.send(topic, of([None] * 100), of(values), partition=0)
+    await producer.stop()
+    (found,) = await read(bootstrap, topic)
+    assert [r.value for r in found] == values
+
+
+async def test_single_records_of_the_same_producer_go_between(
+    bootstrap: str, unique: Unique, producer: AIOKafkaProducer, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"))
+    await sender.partition_count(topic)
+    posted = [sender.post(topic, of([b"k"]), of([b"batch"])) for _ in range(3)]
+    await asyncio.sleep(0)
+    single = await producer.send(topic, b"single", partition=0)
+    await asyncio.gather(single, *posted)
+    (found,) = await read(bootstrap, topic)
+    assert sorted(r.value for r in found) == [b"batch"] * 3 + [b"single"]
+
+
+async def test_an_idempotent_producer_is_refused(bootstrap: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True)
+    with pytest.raises(ValueError, match="without idempotence"):
+        BatchSender(producer)
+    await producer.stop()
+
+
 async def test_nothing_to_send(unique: Unique, sender: BatchSender) -> None:
     await asyncio.wait_for(sender.send(unique("no-such-topic"), of([]), of([])), 1)
 
@@ -210,10 +267,7 @@ async def test_a_producer_that_is_gone_closes_the_partition(bootstrap: str, uniq
     sender = BatchSender(producer)
     await sender.send(topic, of([b"a"]), of([b"1"]))
     await producer.stop()
-    first, second = (
-        sender.post(topic, of([b"a"]), of([b"2"])),
-        sender.post(topic, of([b"a"]), of([b"3"])),
-    )
+    first, second = (sender.post(topic, of([b"a"]), of([v])) for v in (b"2", b"3"))
     with pytest.raises(SendError, match="ProducerClosed") as caught:
         await first
     assert (caught.value.topic, caught.value.partition) == (topic, 0)
@@ -235,3 +289,28 @@ async def test_a_caller_that_gives_up_does_not_stop_the_records(
     await sender.send(topic, of([b"a"]), of([b"2"]))
     (found,) = await read(bootstrap, topic)
     assert [r.value for r in found] == [b"1", b"2"]
+
+
+async def test_a_request_that_takes_long_holds_up_its_own_partitions_only(
+    bootstrap: str, unique: Unique, producer: AIOKafkaProducer, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"), 2)
+    answer = asyncio.Event()
+    send = producer._sender._send_produce_req
+
+    async def slow(node: int, batches: dict[TopicPartition, Any]) -> None:
+        if any(tp.partition == 0 for tp in batches):
+            await answer.wait()
+        await send(node, batches)
+
+    producer._sender._send_produce_req = slow
+    held = [sender.post(topic, of([None]), of([b"%d" % i]), partition=0) for i in range(3)]
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(10):
+        for i in range(3):
+            await sender.send(topic, of([None]), of([b"%d" % i]), partition=1)
+    assert not any(future.done() for future in held)
+    answer.set()
+    await asyncio.gather(*held)
+    found = await read(bootstrap, topic, 2)
+    assert [[r.value for r in records] for records in found] == [[b"0", b"1", b"2"]] * 2

@@ -30,6 +30,14 @@ EARLIEST = 3
 ONE, TWO = TP("transactions", 0), TP("transactions", 1)
 
 
+def chunk(tp: TP, first: int, last: int) -> RecordBatch:
+    """Records first..last of a partition."""
+    offsets = np.arange(first, last + 1)
+    same = ByteColumn.repeated(b"k", len(offsets))
+    no_headers = ByteColumn.repeated(b"\0", len(offsets))
+    return RecordBatch(tp.topic, tp.partition, offsets, 1000 + offsets, same, same, no_headers)
+
+
 class Chunks:
     """A consumer as the worker has it, but for the network: what it delivers and commits."""
 
@@ -76,13 +84,7 @@ class Chunks:
 
     async def deliver(self, first: int, last: int, tp: TP = ONE) -> ConsumerMessage:
         """Deliver the chunk first..last."""
-        offsets = np.arange(first, last + 1)
-        same = ByteColumn.repeated(b"k", len(offsets))
-        no_headers = ByteColumn.repeated(b"\0", len(offsets))
-        records = RecordBatch(
-            tp.topic, tp.partition, offsets, 1000 + offsets, same, same, no_headers
-        )
-        message: ConsumerMessage = self.consumer._to_batch_message(tp, records)
+        message: ConsumerMessage = self.consumer._to_batch_message(tp, chunk(tp, first, last))
         await self.consumer._deliver(tp, message)
         return message
 
@@ -317,6 +319,22 @@ async def test_a_worker_that_stops_commits_what_is_done() -> None:
     chunks.consumer.ack(await chunks.deliver(0, 9))
     await asyncio.wait_for(chunks.consumer.wait_empty(), 5)
     assert chunks.committed == {ONE: 10}
+
+
+async def test_a_fetch_that_ends_while_the_worker_stops_takes_nothing_back() -> None:
+    chunks = Chunks()
+    chunks.consumer.ack(await chunks.deliver(0, 9))
+    chunks.consumer._get_active_partitions = lambda: {ONE}
+
+    async def fetched(**_: Any) -> dict[TP, RecordBatch]:
+        # As the app does it: it is stopped, then the flow.
+        chunks.app._stopped.set()
+        chunks.consumer.stop_flow()
+        return {ONE: chunk(ONE, 10, 10)}
+
+    chunks.consumer._getmany = fetched
+    assert [message async for message in chunks.consumer.getmany(timeout=1.0)] == []
+    assert await chunks.commit() == 10
 
 
 async def test_a_rebalance_does_not_wait_for_a_delivery_that_waits_for_it() -> None:

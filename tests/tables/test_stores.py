@@ -16,14 +16,23 @@ import numpy as np
 import pytest
 from faust.types import TP
 from faust.types.tuples import Message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dafu.columns import ByteColumn
 from dafu.errors import DafuError
-from dafu.streaming.records import RecordBatch
+from dafu.streaming.pulse import FrozenError, Pulse
+from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import Written
-from dafu.tables.changes import Change, Changes
+from dafu.tables.changes import Change
+from dafu.tables.ownership import (
+    CLAIM_KEY,
+    NO_CLAIM,
+    NOWHERE,
+    LostPartitionError,
+    Position,
+    stamp_header,
+)
 from dafu.tables.records import MemoryRecords
 from dafu.tables.rocksdb import RocksDBRecords, RocksDBStore, StoreError
 from dafu.tables.store import PartitionedStore
@@ -89,7 +98,9 @@ def changelog(table: PackedTable, partition: int) -> TP:
     return TP(table.changelog_topic_name, partition)
 
 
-def event(tp: TP, first: int, changes: Sequence[Change]) -> Any:
+def event(
+    tp: TP, first: int, changes: Sequence[Change], headers: Sequence[tuple[str, bytes]] = ()
+) -> Any:
     """A changelog chunk as Faust hands it to a table in recovery."""
     n = len(changes)
     chunk = RecordBatch(
@@ -99,7 +110,7 @@ def event(tp: TP, first: int, changes: Sequence[Change]) -> Any:
         np.zeros(n, np.int64),
         ByteColumn.of([key for key, _ in changes]),
         ByteColumn.of([value for _, value in changes]),
-        ByteColumn.repeated(b"\0", n),
+        ByteColumn.repeated(encode_headers(headers), n),
     )
     last = first + n - 1
     message = Message(tp.topic, tp.partition, last, 0.0, 0, [], None, chunk, None, tp=tp)
@@ -110,6 +121,11 @@ def content(table: PackedTable, partition: int = 0) -> dict[bytes, bytes]:
     return dict(table.records.items(partition))
 
 
+def section(claim: int) -> bytes:
+    """The headers of records that are logged under a claim."""
+    return encode_headers([stamp_header(claim)])
+
+
 class Sender:
     """Takes batches like `BatchSender`, into a list, or refuses them."""
 
@@ -117,6 +133,7 @@ class Sender:
         self.offset = offset
         self.error = error
         self.sent: list[tuple[str, int, list[tuple[bytes, bytes | None]]]] = []
+        self.headers: list[list[bytes | None] | None] = []
 
     async def send(
         self,
@@ -125,9 +142,11 @@ class Sender:
         values: ByteColumn,
         *,
         partition: int,
+        headers: ByteColumn | None = None,
     ) -> dict[int, Written]:
         if self.error is not None:
             raise self.error
+        self.headers.append(None if headers is None else headers.tolist())
         self.sent.append((topic, partition, list(zip(keys.present(), values, strict=True))))
         self.offset += len(keys)
         return {partition: Written(self.offset - len(keys), self.offset - 1)}
@@ -167,6 +186,7 @@ small = st.binary(min_size=1, max_size=2)
 writes = st.lists(st.lists(st.tuples(small, st.none() | st.binary(max_size=8)), max_size=8))
 
 
+@settings(deadline=None)
 @given(batches=writes)
 def test_a_database_behaves_like_a_dictionary(
     batches: list[list[Change]], tmp_path_factory: pytest.TempPathFactory
@@ -181,11 +201,12 @@ def test_a_database_behaves_like_a_dictionary(
                 if value is not None:
                     expected[key] = value
             memory.write(changes)
-            database.write(changes, offset)
+            database.write(changes, Position(offset, offset // 2))
             keys = [key for key, _ in changes]
             assert database.get_many(keys) == memory.get_many(keys) == [*map(expected.get, keys)]
         assert dict(database.items()) == memory.data == expected
-        assert database.offset == (len(batches) - 1 if batches else None)
+        last = len(batches) - 1
+        assert database.position == (Position(last, last // 2) if batches else NOWHERE)
     finally:
         database.close()
 
@@ -238,7 +259,7 @@ async def test_an_error_in_recovery_stops_the_worker(
 ) -> None:
     """Faust's recovery would log it, and go on without these records."""
 
-    def fail(number: int, changes: Sequence[Change], offset: int) -> None:
+    def fail(number: int, changes: Sequence[Change], position: Position) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(table.records, "apply", fail)
@@ -251,17 +272,101 @@ async def test_an_error_in_recovery_stops_the_worker(
 
 
 async def test_logs_before_it_stores(table: PackedTable) -> None:
+    table.apply_changelog_batch([event(changelog(table, 2), 39, [(b"b", b"0")])])
     sender: Any = Sender(offset=40)
     changes: list[Change] = [(b"a", b"1"), (b"b", None)]
-    await table.commit_batch(sender, 2, Changes.of(changes))
-    assert sender.sent == [(table.changelog_topic_name, 2, changes)]
+    claim = await table.claim(sender, 2)
+    assert claim == 40
+    await table.commit_batch(sender, 2, changes, claim)
+    topic = table.changelog_topic_name
+    (_, _, ((key, token),)), logged = sender.sent
+    assert (key, logged) == (CLAIM_KEY, (topic, 2, changes))
+    assert token
+    assert sender.headers == [None, [section(40)] * 2]
     assert content(table, 2) == {b"a": b"1"}
-    await table.commit_batch(sender, 2, Changes.of([]))
-    assert len(sender.sent) == 1
+    await table.commit_batch(sender, 2, [], claim)
+    assert await table.claim(sender, 2) == claim
+    assert len(sender.sent) == 2
     broken: Any = Sender(error=OSError("no broker"))
     with pytest.raises(OSError, match="no broker"):
-        await table.commit_batch(broken, 2, Changes.of([(b"a", b"2")]))
+        await table.commit_batch(broken, 2, [(b"a", b"2")], claim)
     assert content(table, 2) == {b"a": b"1"}
+
+
+async def test_logs_nothing_without_a_claim_that_holds(table: PackedTable) -> None:
+    sender: Any = Sender()
+    with pytest.raises(LostPartitionError, match="claim is not the latest"):
+        await table.commit_batch(sender, 0, [(b"a", b"1")], NO_CLAIM)
+    claim = await table.claim(sender, 0)
+    # Another worker's claim arrives while a changelog is read once more.
+    table.apply_changelog_batch([event(changelog(table, 0), 1, [(CLAIM_KEY, b"another")])])
+    with pytest.raises(LostPartitionError, match="claim is not the latest"):
+        await table.commit_batch(sender, 0, [(b"a", b"1")], claim)
+    assert len(sender.sent) == 1
+    assert content(table) == {}
+
+
+async def test_a_partition_revoked_while_it_is_logged_stays_dropped(table: PackedTable) -> None:
+    revoked = asyncio.Event()
+
+    class Slow(Sender):
+        async def send(self, *args: Any, **options: Any) -> dict[int, Written]:
+            if self.sent:
+                await revoked.wait()
+            return await super().send(*args, **options)
+
+    sender: Any = Slow()
+    claim = await table.claim(sender, 0)
+    logging = asyncio.create_task(table.commit_batch(sender, 0, [(b"a", b"1")], claim))
+    await asyncio.sleep(0)
+    await table.records.on_rebalance(set(), {changelog(table, 0)}, set())
+    revoked.set()
+    with pytest.raises(LostPartitionError, match="it was revoked"):
+        await logging
+    assert 0 not in table.records.open_partitions() or content(table) == {}
+
+
+async def test_a_frozen_worker_logs_nothing(table: PackedTable) -> None:
+    sender: Any = Sender()
+    claim = await table.claim(sender, 0)
+    clock = iter((0.0, 60.0, 120.0))
+    table.app.consumer.pulse = Pulse(10.0, lambda: next(clock))
+    table.app.consumer.pulse.beat()
+    with pytest.raises(FrozenError, match="stood still for 60 s"):
+        await table.commit_batch(sender, 0, [(b"a", b"1")], claim)
+    with pytest.raises(FrozenError):
+        await table.claim(sender, 1)
+    assert len(sender.sent) == 1
+
+
+async def test_stale_records_are_not_applied_and_are_repaired(tables: Tables) -> None:
+    """Also when the worker that noticed them did not live to repair them."""
+    (table,) = tables.open()
+    tp = changelog(table, 0)
+    old = [stamp_header(0)]
+    chunks = [
+        event(tp, 0, [(CLAIM_KEY, b"A")]),
+        event(tp, 1, [(b"a", b"1"), (b"b", b"1")], old),
+        event(tp, 3, [(CLAIM_KEY, b"B")]),
+        event(tp, 4, [(b"a", b"2")], [stamp_header(3)]),
+        event(tp, 5, [(b"a", b"1"), (b"c", b"1")], old),
+    ]
+    table.apply_changelog_batch(chunks)
+    assert content(table) == {b"a": b"2", b"b": b"1"}
+    assert table.records.unrepaired() == [0]
+    tables.close()
+    (table,) = tables.open()
+    read_again = {"memory": 0, "rocksdb": 4}[tables.store]
+    assert (table.persisted_offset(tp) or 0) == read_again
+    table.apply_changelog_batch([c for c in chunks if c.message.offset >= read_again])
+    sender: Any = Sender(offset=7)
+    assert await table.claim(sender, 0) == 7
+    assert [key for key, _ in sender.sent[0][2]] == [CLAIM_KEY]
+    assert sorted(sender.sent[1][2]) == [(b"a", b"2"), (b"c", None)]
+    assert sender.headers[1] == [section(7)] * 2
+    assert content(table) == {b"a": b"2", b"b": b"1"}
+    assert table.records.unrepaired() == []
+    assert table.persisted_offset(tp) == {"memory": None, "rocksdb": 9}[tables.store]
 
 
 async def test_is_written_by_batches_only(table: PackedTable) -> None:
@@ -306,13 +411,16 @@ async def test_what_outlives_the_worker(tables: Tables) -> None:
     (table,) = tables.open()
     tp = changelog(table, 0)
     assert table.persisted_offset(tp) is None
-    await table.commit_batch(_sender(100), 0, Changes.of([(b"a", b"1"), (b"b", b"2")]))
+    table.apply_changelog_batch([event(tp, 98, [(b"c", None)])])
+    claim = await table.claim(_sender(99), 0)
+    await table.commit_batch(_sender(100), 0, [(b"a", b"1"), (b"b", b"2")], claim)
     table.apply_changelog_batch([event(tp, 102, [(b"a", b"3"), (b"b", None)])])
     assert content(table) == {b"a": b"3"}
     tables.close()
     (again,) = tables.open()
     on_disk = tables.store == "rocksdb"
     assert again.persisted_offset(tp) == (103 if on_disk else None)
+    assert again.records.position(0) == (Position(103, 99) if on_disk else NOWHERE)
     assert again.persisted_offset(changelog(again, 1)) is None
     assert content(again) == ({b"a": b"3"} if on_disk else {})
     again.records.reset_state()
@@ -356,7 +464,7 @@ def test_options_hold_at_every_open(tmp_path: Path) -> None:
     for opening in range(3):
         database = RocksDBRecords(tmp_path / "db")
         try:
-            database.write([(b"%d" % opening, b"x")], opening)
+            database.write([(b"%d" % opening, b"x")], Position(opening))
             capacity = database._db.property_int_value("rocksdb.block-cache-capacity")
             assert capacity == 128 * MIB, f"opening {opening}"
         finally:
@@ -375,12 +483,13 @@ def test_options_hold_at_every_open(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from dafu.tables.ownership import Position
 from dafu.tables.rocksdb import RocksDBRecords
 records = RocksDBRecords(Path(sys.argv[1]))
 n = 0
 while True:
     n += 1
-    records.write([(b"%d" % k, b"%d" % n) for k in range(500)], n)
+    records.write([(b"%d" % k, b"%d" % n) for k in range(500)], Position(n))
     if n == 20:
         print("going", flush=True)
 """
@@ -400,10 +509,9 @@ def test_a_killed_writer_leaves_whole_batches(tmp_path: Path) -> None:
         assert writer.returncode == -signal.SIGKILL
         database = RocksDBRecords(path)
         try:
-            assert database.offset is not None
-            assert database.offset >= 20
+            assert database.position.offset >= 20
             values = database.get_many([b"%d" % k for k in range(500)])
-            assert set(values) == {b"%d" % database.offset}
+            assert set(values) == {b"%d" % database.position.offset}
         finally:
             database.close()
 

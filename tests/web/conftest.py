@@ -28,10 +28,17 @@ from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
 from dafu.stages.users import UserStage
 from dafu.streaming.partitioner import partitions_for
+from dafu.tables.ownership import Position
 from dafu.tables.records import MemoryRecords
 from dafu.web.views import register_views
 
 PARTITIONS = 4
+
+
+def _partition_of(key: bytes) -> int:
+    return int(partitions_for(ByteColumn.of([key]), PARTITIONS)[0])
+
+
 START = 1_700_000_000_000
 OTHER = "http://other.example:6066"
 RULES = [
@@ -92,7 +99,9 @@ class Worker:
             topic=self.app.bytes_topic("decisions"),
             dead_letters=self.app.bytes_topic("dead"),
         )
-        self.reporter = register_views(self.app, users=self.users, merchants=self.merchants)
+        self.reporter = register_views(
+            self.app, users=self.users, merchants=self.merchants, max_stall_s=30.0
+        )
         self.base = f"http://127.0.0.1:{settings.web.port}"
         self._session: aiohttp.ClientSession | None = None
         self._offset = 0
@@ -157,24 +166,16 @@ class Worker:
         """Run payments through both stages into the tables, by Kafka's partitioner or not."""
         for p in payments:
             key, value = p["user_id"].encode(), json.dumps(p).encode()
-            at = (
-                int(partitions_for(ByteColumn.of([key]), PARTITIONS)[0])
-                if partition is None
-                else partition
-            )
+            at = _partition_of(key) if partition is None else partition
             first = self.users.stage.run(
                 self._batch(at, key, value), self.users.table.partition(at)
             )
-            self.users.table.records.apply(at, first.changes, self._offset)
+            self.users.table.records.apply(at, first.changes, Position(self._offset))
             (key,), (value,) = first.forward_keys.present(), first.forward_values.present()
-            at = (
-                int(partitions_for(ByteColumn.of([key]), PARTITIONS)[0])
-                if partition is None
-                else partition
-            )
+            at = _partition_of(key) if partition is None else partition
             table = self.merchants.table
             second = self.merchants.stage.run(self._batch(at, key, value), table.partition(at))
-            table.records.apply(at, second.changes, self._offset)
+            table.records.apply(at, second.changes, Position(self._offset))
 
     def records(self, agent: UsersAgent | MerchantsAgent, partition: int) -> dict[bytes, bytes]:
         """The raw records of a partition of the agent's table."""
