@@ -1,0 +1,201 @@
+"""The worker's app with fault points: it can kill or stop itself exactly where it hurts.
+
+    faust -A tests.chaos.worker worker
+
+The product knows nothing of this: everything here wraps its methods by name, and fails at the
+import if a name is gone. What it does is asked for in its environment.
+
+* Faults are ordered through the directory CHAOS_DIR, see `tests.chaos.faults`.
+* CHAOS_SLOW=share,seconds (with CHAOS_SEED) holds up that share of all acknowledgements, each by
+  a random time up to so many seconds; CHAOS_BATCH_BYTES makes the producer's batches small, so
+  that one write is many batches and the producer's queue is full.
+* CHAOS_BREAK breaks a promise of the product on purpose, see
+  `tests.chaos.faults.BREAKS`: who checks it must notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Final
+
+import aiokafka
+
+from dafu.agents.shell import StageAgent
+from dafu.stages.merchants import MerchantStage
+from dafu.stages.users import UserStage
+from dafu.streaming.transport import Consumer
+from dafu.tables.rocksdb import RocksDBStore
+from dafu.tables.store import PartitionedStore
+from dafu.tables.table import PackedTable
+from dafu.tables.working_set import SourceMarks, WorkingSet
+from tests.chaos.faults import RECOVERING, FaultInjector
+from tests.integration.brisk import app
+
+_BREAK_DELAY: Final = 0.5  # longer than the commit interval of chaos runs
+
+injector = FaultInjector(Path(os.environ["CHAOS_DIR"]))
+_chunk: ContextVar[Any] = ContextVar("chunk")
+"""The chunk that the running task works on."""
+
+
+def _where() -> str:
+    chunk = _chunk.get(None)
+    return "" if chunk is None else f"{chunk.topic}[{chunk.partition}]"
+
+
+def _wrap(cls: type, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
+    """Put something around a method of a class or of the one that it inherits it from."""
+    owner = next((c for c in cls.__mro__ if name in c.__dict__), None)
+    if owner is None:
+        raise AttributeError(f"{cls.__name__} has no {name} any more: mend tests/chaos/worker.py")
+    setattr(owner, name, make(owner.__dict__[name]))
+
+
+def _around_process(process: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
+    async def wrapper(self: Any, chunk: Any) -> None:
+        _chunk.set(chunk)
+        injector.reached("read", _where())
+        await process(self, chunk)
+
+    return wrapper
+
+
+def _around_run(run: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        output = run(*args, **kwargs)
+        if _chunk.get(None) is not None:  # the warm-up runs the stages as well
+            injector.reached("computed", _where())
+        return output
+
+    return wrapper
+
+
+def _around_commit(commit: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> None:
+        injector.reached("outputs-acked", _where())
+        await commit(*args, **kwargs)
+        injector.reached("stored", _where())
+
+    return wrapper
+
+
+def _around_apply(apply: Callable[..., None]) -> Callable[..., Any]:
+    def wrapper(self: Any, number: int, *args: Any, **kwargs: Any) -> None:
+        if _chunk.get(None) is not None:
+            injector.reached("changelog-acked", _where())
+        else:
+            injector.reached(RECOVERING, f"{self.table_name}[{number}]")
+        apply(self, number, *args, **kwargs)
+
+    return wrapper
+
+
+def _around_ack(ack: Callable[..., bool]) -> Callable[..., Any]:
+    def wrapper(self: Any, message: Any) -> bool:
+        counted = ack(self, message)
+        injector.reached("offset-acked", f"{message.topic}[{message.partition}]")
+        return counted
+
+    return wrapper
+
+
+def _around_commit_offsets(commit: Callable[..., Coroutine[Any, Any, bool]]) -> Callable[..., Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> bool:
+        done = await commit(*args, **kwargs)
+        if done:
+            injector.reached("committed", "")
+        return done
+
+    return wrapper
+
+
+def _around_send_batch(send_batch: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    share, _, longest = os.environ.get("CHAOS_SLOW", "0,0").partition(",")
+    choose = random.Random(os.environ.get("CHAOS_SEED"))
+
+    async def wrapper(self: Any, batch: Any, topic: str, *, partition: int) -> Any:
+        where = f"{topic}[{partition}]"
+        logged = topic.endswith("-changelog")
+        if logged:
+            injector.reached("changelog-sending", where)
+        delivered = await send_batch(self, batch, topic, partition=partition)
+
+        async def acknowledged() -> Any:
+            written = await delivered
+            if choose.random() < float(share):
+                await asyncio.sleep(choose.random() * float(longest))
+            injector.reached("changelog-part-acked" if logged else "output-acked", where)
+            return written
+
+        return asyncio.ensure_future(acknowledged())
+
+    return wrapper
+
+
+def _acknowledge_before_the_changelog() -> None:
+    messages: dict[int, Any] = {}
+
+    def remembering(to_message: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            message = to_message(*args, **kwargs)
+            messages[id(message.value)] = message
+            return message
+
+        return wrapper
+
+    def hasty(commit: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
+        async def wrapper(*args: Any, **kwargs: Any) -> None:
+            app.consumer.ack(messages.pop(id(_chunk.get())))
+            await asyncio.sleep(_BREAK_DELAY)
+            await commit(*args, **kwargs)
+
+        return wrapper
+
+    _wrap(Consumer, "_to_batch_message", remembering)
+    _wrap(PackedTable, "commit_batch", hasty)
+
+
+def _forget_fences() -> None:
+    def unfenced_heads(load: Callable[..., None]) -> Callable[..., Any]:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+            load(self, *args, **kwargs)
+            self.heads["fence"] = -1
+
+        return wrapper
+
+    def unfenced_marks(load: classmethod[Any, Any, Any]) -> Any:
+        def wrapper(cls: type[SourceMarks], *args: Any, **kwargs: Any) -> SourceMarks:
+            marks: SourceMarks = load.__func__(cls, *args, **kwargs)
+            marks.fence = -1
+            marks.marks[:] = -1
+            return marks
+
+        return classmethod(wrapper)
+
+    _wrap(WorkingSet, "_load_heads", unfenced_heads)
+    _wrap(SourceMarks, "load", unfenced_marks)
+
+
+if what := os.environ.get("CHAOS_BREAK"):
+    {"ack-before-changelog": _acknowledge_before_the_changelog, "no-fence": _forget_fences}[what]()
+
+_wrap(StageAgent, "process", _around_process)
+_wrap(UserStage, "run", _around_run)
+_wrap(MerchantStage, "run", _around_run)
+_wrap(PackedTable, "commit_batch", _around_commit)
+_wrap(PartitionedStore, "apply", _around_apply)
+if "apply" in RocksDBStore.__dict__:
+    _wrap(RocksDBStore, "apply", _around_apply)
+_wrap(Consumer, "ack", _around_ack)
+_wrap(Consumer, "commit", _around_commit_offsets)
+_wrap(aiokafka.AIOKafkaProducer, "send_batch", _around_send_batch)
+
+if size := os.environ.get("CHAOS_BATCH_BYTES"):
+    app.conf.producer_max_batch_size = int(size)
+
+__all__ = ["app"]

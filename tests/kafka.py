@@ -1,0 +1,80 @@
+"""An Apache Kafka of its own for a test: started, stopped and killed through `scripts/kafka`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from dafu.broker import free_port
+
+SCRIPT: Final = Path(__file__).resolve().parents[1] / "scripts" / "kafka"
+
+
+class ApacheKafka:
+    """One node on loopback that keeps its port and its records over restarts.
+
+    Parameters
+    ----------
+    directory
+        For records, log and pid file.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self._controller_port = free_port()
+
+    @property
+    def bootstrap(self) -> str:
+        """What a client calls `bootstrap.servers`."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        """Start it, with the records that it had, and wait until it is ready."""
+        self._run(
+            "start", "--port", str(self.port), "--controller-port", str(self._controller_port)
+        )
+        return self
+
+    def stop(self) -> None:
+        """Stop it in order."""
+        said = self._run("stop")
+        assert "stopped" in said, f"Kafka did not stop: {said}"
+
+    def kill(self) -> None:
+        """End it where it stands."""
+        pid = int((self.directory / "kafka.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        # It is nobody's child here, so that it can not be waited for; its port can.
+        with contextlib.suppress(OSError):
+            while True:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1.0).close()
+                time.sleep(0.02)
+
+    def _run(self, command: str, *options: str) -> str:
+        done = subprocess.run(
+            [str(SCRIPT), command, "--dir", str(self.directory), *options],
+            text=True,
+            capture_output=True,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, f"scripts/kafka {command} failed:\n{said}"
+        return said
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
