@@ -1,1 +1,1 @@
-"""Benchmarks: what was measured, and the programs that measure it."""
+"""Benchmarks: the programs that measure, and what they are measured against."""

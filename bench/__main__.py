@@ -1,63 +1,136 @@
-"""`make bench`: every benchmark in one run, with the baseline each figure is to be read against."""
+"""`make bench`: what dafu can do on this machine, each part by itself or all in one run.
+
+Parts: throughput, latency, cpu, recovery, memory, forest, rules. Throughput and latency are
+measured on every broker that is given, the others on the last of them.
+"""
 
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from bench import forest, rules
-from bench.throughput import Result, backlog, run_dafu, run_tutorial
-from dafu.broker import EmbeddedBroker
+import msgspec
+from msgspec.structs import replace
 
+from bench import cpu, forest, latency, machine, memory, recovery, report, rules, throughput
+from bench.brokers import EMBEDDED, KAFKA, BenchError, broker, kafka_available
+from bench.results import Section
 
-def _line(result: Result) -> str:
-    return (
-        f"  {result.job:<18} {result.decisions:>8} decisions  {result.rate:>9,.0f}/s"
-        f"  {result.cpu_microseconds:>8,.1f} us worker CPU each"
-    )
+Measurement = Callable[[], Section]
 
 
 def main() -> None:
-    """Parse arguments, run, print."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--transactions", type=int, default=300_000, help="dafu's backlog")
-    parser.add_argument("--baseline", type=int, default=5_000, help="the tutorial job's backlog")
+    """Parse arguments, measure, print, write."""
+    options = _arguments().parse_args()
+    # What a broker that is still starting makes its clients say; failures raise.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    # Brokers and workers are stopped on the way out, whoever asks for it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: asked to stop"))
+    file = options.json
+    sections = report.load(file) if file else {}
+    for part, measure in _measurements(options):
+        print(part, flush=True)
+        began = time.monotonic()
+        section = replace(
+            measure(), seconds=time.monotonic() - began, context=machine.context(options.quick)
+        )
+        sections[section.name] = section
+        print(report.page([section]).partition("\n## ")[2].partition("\n## ")[2], flush=True)
+        # After each part: a later one that fails takes nothing with it.
+        if file:
+            report.save(file, sections)
+        if options.write:
+            options.write.write_text(report.page(sections.values()))
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=report.ORDER, default=report.ORDER)
+    parser.add_argument("--quick", action="store_true", help="sizes that show that it works")
+    parser.add_argument(
+        "--broker",
+        nargs="+",
+        metavar="embedded|kafka|HOST:PORT",
+        help="default: embedded, and kafka where Java is installed",
+    )
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--repeat", type=int, default=3, help="runs of dafu")
-    parser.add_argument("--store", choices=("memory", "rocksdb"), default="memory")
-    parser.add_argument("--broker", help="host:port of a broker to use; embedded if omitted")
-    options = parser.parse_args()
-    print(f"{platform.platform()}, Python {platform.python_version()}")
-    records = backlog(max(options.transactions, options.baseline))
-    embedded = None if options.broker else EmbeddedBroker().start()
-    bootstrap = options.broker or (embedded.bootstrap if embedded else "")
-    try:
-        dafu = []
-        for _ in range(options.repeat):
-            dafu.append(
-                run_dafu(
-                    bootstrap, records[: options.transactions], options.partitions, options.store
+    parser.add_argument("--runs", type=int, help="of throughput, cpu and recovery")
+    parser.add_argument("--rates", type=int, nargs="+", help="latency: transactions a second")
+    parser.add_argument("--workers", type=int, nargs="+", help="latency: how many workers")
+    parser.add_argument("--seconds", type=float, help="latency: how long each run is measured")
+    parser.add_argument("--warm-up", type=float, help="latency: seconds before that")
+    parser.add_argument("--users", type=int, help="recovery, memory: how many")
+    parser.add_argument("--json", type=Path, help="results file: parts are added or replaced")
+    parser.add_argument("--write", type=Path, help="page of results, e.g. docs/benchmarks.md")
+    return parser
+
+
+def _measurements(options: argparse.Namespace) -> Iterator[tuple[str, Measurement]]:
+    """What was asked for, broker by broker, each with its title."""
+    brokers = options.broker or [EMBEDDED, *([KAFKA] if kafka_available() else [])]
+    for kind in brokers:
+        parts = [p for p in ("throughput", "latency") if p in options.only]
+        if kind == brokers[-1]:
+            parts += [p for p in ("cpu", "recovery", "memory") if p in options.only]
+        for part in parts:
+            yield f"{part} on {kind}", _on_broker(part, kind, options)
+    if "forest" in options.only:
+        yield "forest", forest.measure
+    if "rules" in options.only:
+        yield "rules", rules.measure
+
+
+def _on_broker(part: str, kind: str, options: argparse.Namespace) -> Measurement:
+    """A part on a fresh broker, with the sizes that were asked for."""
+
+    def measure() -> Section:
+        with broker(kind) as bootstrap:
+            quick, runs, users = options.quick, options.runs, options.users
+            common = {"partitions": options.partitions}
+            if part == "throughput":
+                sizes = throughput.QUICK if quick else throughput.Sizes()
+                sizes = replace(sizes, **common, **_given(runs=runs))
+                return throughput.measure(kind, bootstrap, sizes, throughput.quix_python())
+            if part == "latency":
+                given = _given(
+                    rates=options.rates and tuple(options.rates),
+                    workers=options.workers and tuple(options.workers),
+                    seconds=options.seconds,
+                    warm_up=options.warm_up,
                 )
+                plan = replace(latency.QUICK if quick else latency.Plan(), **common, **given)
+                return latency.measure(kind, bootstrap, plan)
+            if part == "cpu":
+                cost = cpu.QUICK if quick else cpu.Plan()
+                cost = replace(cost, **common, **_given(whole_runs=runs))
+                return cpu.measure(kind, bootstrap, cost)
+            if part == "recovery":
+                restart = recovery.QUICK if quick else recovery.Plan()
+                restart = replace(restart, **common, **_given(runs=runs, users=users))
+                return recovery.measure(kind, bootstrap, restart)
+            size = replace(
+                memory.QUICK if quick else memory.Plan(), **common, **_given(users=users)
             )
-            print(_line(dafu[-1]), flush=True)
-        baselines = []
-        for model in ("none", "per-row"):
-            count = options.baseline if model == "none" else max(options.baseline // 5, 1)
-            baselines.append(run_tutorial(bootstrap, records[:count], options.partitions, model))
-            print(_line(baselines[-1]), flush=True)
-    finally:
-        if embedded is not None:
-            embedded.stop()
-    print(f"on {options.partitions} partitions, {options.broker or 'the embedded broker'}:")
-    rate = statistics.median(r.rate for r in dafu)
-    print(f"dafu: median {rate:,.0f} decisions/s")
-    for baseline in baselines:
-        print(f"  {rate / baseline.rate:,.1f} times {baseline.job}")
-    for title, measure in (("the forest kernel", forest.main), ("the rule engine", rules.main)):
-        print(f"\n{title}")
-        measure()
+            return memory.measure(kind, bootstrap, size)
+
+    return measure
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (BenchError, msgspec.DecodeError) as error:
+        raise SystemExit(f"bench: {error}") from error

@@ -1,34 +1,36 @@
 """Isolation forest per row: dafu's kernel against scikit-learn, alone and in a batch of 500.
 
-    python bench/forest.py
-
-The bias first: scikit-learn's `score_samples` validates its input and serves many purposes, the
-kernel does one thing. 100 trees of 256 samples, 30 lognormal features, one thread each. A figure is
-the median over runs with the spread (fastest..slowest); the runs of both alternate, so that a busy
-machine hits both.
+Knows the kernel and the library it is compared with; no worker and no broker.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from sklearn.ensemble import IsolationForest
 
+from bench.results import Cell, Section, Table, figure
 from dafu.models.training import train_isolation_forest
 
-FEATURES = 30
-RUNS = 9
-ROWS_PER_RUN = 5_000
+METHOD: Final = """\
+100 trees of 256 samples, 30 lognormal features, one thread each. "score only" is the anomaly
+score, "with group risks" what a decision needs: score, calibration and the contribution of each
+group of features. The runs take turns, so that a busy machine hits all of them."""
+BIASES: Final = [
+    "scikit-learn's `score_samples` validates its input and serves many purposes, the kernel does "
+    "one thing.",
+]
+FEATURES: Final = 30
+RUNS: Final = 9
+ROWS_PER_RUN: Final = 5_000
 
 
 def per_row_us(call: Callable[[], Any], rows: int, budget: int) -> float:
+    """Microseconds a row of a call that scores `rows`, over about `budget` rows."""
     repeats = max(1, budget // rows)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -36,7 +38,8 @@ def per_row_us(call: Callable[[], Any], rows: int, budget: int) -> float:
     return (time.perf_counter() - start) / (repeats * rows) * 1e6
 
 
-def main() -> None:
+def measure() -> Section:
+    """Time a single row and a batch of 500."""
     x = np.random.default_rng(0).lognormal(0.0, 1.0, (20_000, FEATURES))
     names = [f"f{i}" for i in range(FEATURES)]
     groups = [("amount", "behavior", "merchant")[i % 3] for i in range(FEATURES)]
@@ -45,9 +48,7 @@ def main() -> None:
     reference.fit(x.astype(np.float32))
     columns = np.arange(FEATURES, dtype=np.int32)
 
-    table = Table(title="microseconds per row: median (fastest..slowest)")
-    for title in ("rows", "scikit-learn", "score only", "with group risks", "ratio"):
-        table.add_column(title, justify="right")
+    lines: list[list[Cell]] = []
     for rows in (1, 500):
         batch = x[:rows].copy()
         calls: dict[str, tuple[Callable[[], Any], int]] = {
@@ -61,14 +62,8 @@ def main() -> None:
         for _ in range(RUNS):
             for name, (call, budget) in calls.items():
                 took[name].append(per_row_us(call, rows, budget))
-        shown = {
-            name: f"{statistics.median(t):.2f} ({min(t):.2f}..{max(t):.2f})"
-            for name, t in took.items()
-        }
-        ratio = statistics.median(took["sklearn"]) / statistics.median(took["full"])
-        table.add_row(str(rows), shown["sklearn"], shown["plain"], shown["full"], f"{ratio:.0f}x")
-    Console(width=120).print(table)
-
-
-if __name__ == "__main__":
-    main()
+        ratios = [a / b for a, b in zip(took["sklearn"], took["full"], strict=True)]
+        lines.append([str(rows), *[figure(t, 2) for t in took.values()], figure(ratios)])
+    titles = ["rows", "scikit-learn", "score only", "with group risks", "scikit-learn to that"]
+    table = Table(f"Microseconds a row, {RUNS} runs", titles, lines)
+    return Section("forest", "Isolation forest", METHOD, BIASES, [table])

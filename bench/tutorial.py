@@ -1,41 +1,24 @@
-"""Fraud scoring the way Faust tutorials write it: the baseline that dafu is measured against.
+"""The job that the baselines do: windows, behaviour, rules, one isolation forest, a decision.
 
-Stock Faust and nothing else: one event at a time, `faust.Record` models, JSON values, one
-`app.Table` read and written per event, one `topic.send` per output, windows computed by scanning
-the stored recent transactions, rules as plain `if`s, scikit-learn asked for one row at a time. It
-does the same kind of job as dafu (two keyed stages, user and merchant windows, travel speed, an
-isolation forest, rules, a decision with reasons) and is written with care: state is compact, no
-window is scanned twice, nothing is logged or sent that is not needed.
+Plain functions of (history, transaction), the way tutorials write them, without any framework, so
+that each baseline does the same work. It is written with care: state is compact, no window is
+scanned twice. What it does not do, and dafu does: fences (after a crash, events count twice), late
+events, retries, dead letters, exact windows beyond 256 transactions, deployed models. So every
+comparison favours the baselines.
 
-What it does not do, and dafu does: fences (after a crash, events count twice), late events,
-retries, dead letters, exact windows beyond 256 transactions, deployed models. So the comparison
-favours the baseline.
-
-Run it as a Faust worker, with the model from the environment or as an option::
-
-    DAFU_BROKER=kafka://127.0.0.1:9092 faust -A bench.baseline_tutorial worker --without-web -l info
-    python -m bench.baseline_tutorial --model none worker --without-web -l info
-
-Measure it with `-l info`: at `warn` (Faust's default) and `error` its terminal spinner switches
-every logger to DEBUG, and each message pays for log records that nobody sees.
-
-Environment: DAFU_BROKER, DAFU_TOPIC_PREFIX (empty), DAFU_PARTITIONS (8), DAFU_BASELINE_STORE
-(memory://), DAFU_BASELINE_MODEL (per-row | none).
+DAFU_BASELINE_MODEL says which model runs: `per-row` (scikit-learn, asked for one row at a time) or
+`none`.
 """
-
-# Faust has no types that mypy could follow.
-# mypy: disable-error-code="misc, call-arg, untyped-decorator"
 
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from math import asin, cos, log1p, radians, sin, sqrt
 from typing import Any, Final
 
-import faust
 import numpy as np
 from sklearn.ensemble import IsolationForest
 
@@ -54,77 +37,7 @@ MERCHANT_WINDOWS: Final = {"1m": MINUTE, "1h": HOUR, "24h": DAY, "7d": 7 * DAY}
 KEEP: Final = 256  # transactions remembered for each user and each merchant
 MODELS: Final = ("per-row", "none")
 
-PREFIX: Final = os.environ.get("DAFU_TOPIC_PREFIX", "")
-PARTITIONS: Final = int(os.environ.get("DAFU_PARTITIONS", "8"))
 MODEL_VARIABLE: Final = "DAFU_BASELINE_MODEL"
-
-app = faust.App(
-    f"{PREFIX}baseline-tutorial",
-    broker=os.environ.get("DAFU_BROKER", "kafka://127.0.0.1:9092"),
-    store=os.environ.get("DAFU_BASELINE_STORE", "memory://"),
-    datadir=os.environ.get("DAFU_DATA_DIR", ".dafu-data"),
-    value_serializer="json",
-    topic_partitions=PARTITIONS,
-    topic_replication_factor=1,
-    # Only how soon a worker joins and starts: the embedded broker waits half of this.
-    broker_session_timeout=6.0,
-    broker_heartbeat_interval=2.0,
-    broker_rebalance_timeout=6.0,
-    consumer_auto_offset_reset="earliest",
-)
-
-
-class Transaction(faust.Record, serializer="json"):
-    """What producers publish, keyed by user."""
-
-    transaction_id: str
-    user_id: str
-    merchant_id: str
-    amount: float
-    timestamp: Any  # ISO 8601 text or epoch milliseconds
-    category: str | None = None
-    country: str | None = None
-    device_fingerprint: str | None = None
-    lat: float | None = None
-    long: float | None = None
-    merchant_lat: float | None = None
-    merchant_long: float | None = None
-
-
-class Enriched(faust.Record, serializer="json"):
-    """A transaction with the features of its user, keyed by merchant."""
-
-    transaction_id: str
-    user_id: str
-    merchant_id: str
-    amount: float
-    at: float  # epoch seconds
-    features: dict[str, float]
-
-
-transactions = app.topic(
-    f"{PREFIX}transactions",
-    key_type=str,
-    value_type=Transaction,
-    partitions=PARTITIONS,
-    internal=True,
-)
-by_merchant = app.topic(
-    f"{PREFIX}transactions-by-merchant",
-    key_type=str,
-    value_type=Enriched,
-    partitions=PARTITIONS,
-    internal=True,
-)
-decisions = app.topic(
-    f"{PREFIX}decisions",
-    key_type=str,
-    value_serializer="json",
-    partitions=PARTITIONS,
-    internal=True,
-)
-users = app.Table(f"{PREFIX}users", default=list, partitions=PARTITIONS)
-merchants = app.Table(f"{PREFIX}merchants", default=list, partitions=PARTITIONS)
 
 
 def epoch_seconds(timestamp: str | float) -> float:
@@ -170,24 +83,24 @@ def windows(history: list[list[Any]], now: float, spans: dict[str, float]) -> di
     return features
 
 
-def user_features(history: list[list[Any]], tx: Transaction, now: float) -> dict[str, float]:
-    """Return the features of the user, whose history ends with this transaction."""
+def user_features(history: list[list[Any]]) -> dict[str, float]:
+    """Return the features of the user, whose history ends with the transaction in question."""
+    now, amount, merchant, device, country, lat, long = history[-1]
     features = windows(history, now, USER_WINDOWS)
     before = history[:-1]
     amounts = [entry[1] for entry in before]
-    mean = sum(amounts) / len(amounts) if amounts else tx.amount
+    mean = sum(amounts) / len(amounts) if amounts else amount
     variance = sum((a - mean) ** 2 for a in amounts) / len(amounts) if amounts else 0.0
     features["amount_mean"] = mean
-    features["amount_z"] = (tx.amount - mean) / sqrt(variance) if variance > 0 else 0.0
+    features["amount_z"] = (amount - mean) / sqrt(variance) if variance > 0 else 0.0
     last_day = [entry for entry in history if entry[0] > now - DAY]
     features["merchants_24h"] = len({entry[2] for entry in last_day})
     features["devices_24h"] = len({entry[3] for entry in last_day})
-    features["new_merchant"] = float(tx.merchant_id not in {entry[2] for entry in before})
-    features["new_device"] = float(tx.device_fingerprint not in {entry[3] for entry in before})
-    features["new_country"] = float(tx.country not in {entry[4] for entry in before})
+    features["new_merchant"] = float(merchant not in {entry[2] for entry in before})
+    features["new_device"] = float(device not in {entry[3] for entry in before})
+    features["new_country"] = float(country not in {entry[4] for entry in before})
     features["seconds_since_last"] = now - before[-1][0] if before else 30 * DAY
     features["speed_kmh"] = 0.0
-    lat, long = history[-1][5], history[-1][6]
     if before and lat is not None and before[-1][5] is not None:
         distance = kilometres(before[-1][5], before[-1][6], lat, long)
         hours = max((now - before[-1][0]) / HOUR, 1 / 60)
@@ -288,78 +201,34 @@ def model_score(amount: float, features: dict[str, float]) -> float | None:
 
 @cache
 def model_choice() -> str:
-    """Return which model the worker runs: `per-row` or `none`."""
+    """Return which model the process runs: `per-row` or `none`."""
     choice = os.environ.get(MODEL_VARIABLE, "per-row")
     if choice not in MODELS:
         raise SystemExit(f"{MODEL_VARIABLE}={choice}: give one of {', '.join(MODELS)}")
     return choice
 
 
-@app.agent(transactions)
-async def score_users(stream: faust.StreamT[Transaction]) -> None:
-    """Stage one: the windows and the behaviour of the user."""
-    async for tx in stream:
-        now = epoch_seconds(tx.timestamp)
-        lat = tx.merchant_lat if tx.merchant_lat is not None else tx.lat
-        long = tx.merchant_long if tx.merchant_long is not None else tx.long
-        entry = [now, tx.amount, tx.merchant_id, tx.device_fingerprint, tx.country, lat, long]
-        history = recent([*users[tx.user_id], entry], now, 30 * DAY)
-        users[tx.user_id] = history
-        await by_merchant.send(
-            key=tx.merchant_id,
-            value=Enriched(
-                transaction_id=tx.transaction_id,
-                user_id=tx.user_id,
-                merchant_id=tx.merchant_id,
-                amount=tx.amount,
-                at=now,
-                features=user_features(history, tx, now),
-            ),
-        )
+def user_entry(tx: Any, now: float) -> list[Any]:
+    """Return what is remembered of a transaction at its user; `tx` has the fields by name."""
+    lat = tx["merchant_lat"] if tx["merchant_lat"] is not None else tx["lat"]
+    long = tx["merchant_long"] if tx["merchant_long"] is not None else tx["long"]
+    device, country = tx["device_fingerprint"], tx["country"]
+    return [now, tx["amount"], tx["merchant_id"], device, country, lat, long]
 
 
-@app.agent(by_merchant)
-async def score_merchants(stream: faust.StreamT[Enriched]) -> None:
-    """Stage two: the windows of the merchant, the model, the rules, the decision."""
-    async for tx in stream:
-        entry = [tx.at, tx.amount, tx.user_id]
-        history = recent([*merchants[tx.merchant_id], entry], tx.at, 7 * DAY)
-        merchants[tx.merchant_id] = history
-        features = tx.features | merchant_features(history, tx.amount, tx.at)
-        anomaly = model_score(tx.amount, features)
-        fired = fired_rules(tx.amount, features)
-        risk = max([risk for _, risk in fired] + ([anomaly] if anomaly is not None else [0.0]))
-        await decisions.send(
-            key=tx.user_id,
-            value={
-                "transaction_id": tx.transaction_id,
-                "user_id": tx.user_id,
-                "merchant_id": tx.merchant_id,
-                "timestamp": datetime.fromtimestamp(tx.at, UTC).isoformat(),
-                "decision": "block" if risk >= 0.8 else "review" if risk >= 0.6 else "approve",
-                "risk_score": risk,
-                "scores": {} if anomaly is None else {"isolation_forest": anomaly},
-                "reasons": [name for name, _ in fired],
-            },
-        )
-
-
-@app.task
-async def prepare_model() -> None:
-    """Fit the model before the first event asks for it."""
-    if model_choice() != "none":
-        isolation_forest()
-
-
-def main(arguments: list[str]) -> None:
-    """Run the worker: `--model per-row|none`, then what the `faust` command takes."""
-    if arguments[:1] == ["--model"] and len(arguments) > 1:
-        os.environ[MODEL_VARIABLE] = arguments[1]
-        arguments = arguments[2:]
-    model_choice()
-    sys.argv[1:] = arguments
-    app.main()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def judge(tx: Mapping[str, Any], features: dict[str, float]) -> dict[str, Any]:
+    """Return the decision on a transaction (ids, `amount`, `at`) with all of its features."""
+    amount = tx["amount"]
+    anomaly = model_score(amount, features)
+    fired = fired_rules(amount, features)
+    risk = max([risk for _, risk in fired] + ([anomaly] if anomaly is not None else [0.0]))
+    return {
+        "transaction_id": tx["transaction_id"],
+        "user_id": tx["user_id"],
+        "merchant_id": tx["merchant_id"],
+        "timestamp": datetime.fromtimestamp(tx["at"], UTC).isoformat(),
+        "decision": "block" if risk >= 0.8 else "review" if risk >= 0.6 else "approve",
+        "risk_score": risk,
+        "scores": {} if anomaly is None else {"isolation_forest": anomaly},
+        "reasons": [name for name, _ in fired],
+    }
