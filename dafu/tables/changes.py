@@ -46,11 +46,6 @@ class Changes(Sequence[Change]):
         """All changes as pairs."""
         return list(zip(self.keys.present(), self.values.tolist(), strict=True))
 
-    @property
-    def deletes(self) -> bool:
-        """Whether any change deletes its key."""
-        return bool(self.values.absent.any())
-
     def __len__(self) -> int:
         return len(self.keys)
 
