@@ -62,7 +62,7 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="embedded|kafka|HOST:PORT",
         help="default: embedded, and kafka where Java is installed",
     )
-    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--partitions", type=int, help="default: 2 for latency, else 4")
     parser.add_argument("--runs", type=int, help="of throughput, cpu and recovery")
     parser.add_argument("--rates", type=int, nargs="+", help="latency: transactions a second")
     parser.add_argument("--workers", type=int, nargs="+", help="latency: how many workers")
@@ -95,7 +95,7 @@ def _on_broker(part: str, kind: str, options: argparse.Namespace) -> Measurement
     def measure() -> Section:
         with broker(kind) as bootstrap:
             quick, runs, users = options.quick, options.runs, options.users
-            common = {"partitions": options.partitions}
+            common = _given(partitions=options.partitions)
             if part == "throughput":
                 sizes = throughput.QUICK if quick else throughput.Sizes()
                 sizes = replace(sizes, **common, **_given(runs=runs))

@@ -32,7 +32,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "parse": (
         "dafu.stages.users:_parse",
         "dafu.stages.users:_inputs",
-        "dafu.stages.merchants:_unpack",
+        "dafu.stages.merchants:unpack",
         "dafu.stages.merchants:_FieldReader.read",
     ),
     "state load": ("dafu.tables.working_set:WorkingSet.__init__",),
@@ -167,7 +167,7 @@ def pure(records: Sequence[Record], plan: Plan) -> tuple[list[dict[str, float]],
             made.decisions.append(
                 [*zip(second.keys.present(), second.decisions.tolist(), strict=True)]
             )
-            made.changes += [list(first.changes), list(second.changes)]
+            made.changes += [list(first.only_changes), list(second.only_changes)]
         return made
 
     feed(records[: plan.filled])

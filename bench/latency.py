@@ -50,9 +50,13 @@ latency that passes before a worker can know of it."""
 BIASES: Final = [
     "Everything shares the machine's cores, generator and consumer included; at the higher rates "
     "they compete with the worker, which on a machine of its own would not see that.",
-    "The generator sends what is due every few milliseconds (see the table), and a partition's "
-    "next batch when the one before is acknowledged: both waits are in the latencies.",
+    "The generator sends what is due every few milliseconds (see the table), and the next request "
+    "when the one before is acknowledged: both waits are in the latencies.",
     "The consumer polls with aiokafka; the time until it has parsed a fetch is in every latency.",
+    "Partitions are as many as the most workers here; each one more costs a worker time for every "
+    "batch, and so everybody's latency, when the cores are busy.",
+    "Apache Kafka runs without the JVM's second compiler (scripts/kafka), which would take most of "
+    "a core for the first minutes.",
     "The embedded broker sleeps through empty fetches, for up to the fetch_max_wait_ms of worker "
     "and consumer: 5 ms each, on three hops.",
 ]
@@ -73,7 +77,7 @@ class Plan(Struct, frozen=True):
     slices: int = 6
     tick_s: float = 0.005
     broker_warm_up: int = 100_000
-    partitions: int = 4
+    partitions: int = 2
 
 
 QUICK: Final = Plan(

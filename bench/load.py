@@ -3,8 +3,8 @@
     python -m bench.load < specification
 
 Record i is due at ``start + i / rate``, whatever became of those before it. Every few milliseconds
-each partition is sent all that is due for it, one batch at a time: while a batch waits for its
-acknowledgement, what falls due gathers for the next one, as in any producer.
+all that is due is sent in one request, with a batch for each partition. While a request waits for
+its acknowledgement, what falls due gathers for the next one, as in any producer that lingers.
 
 The specification is one line of JSON, see `Load`. It prints "ready" when it has its records and a
 connection, reads one more line, the start in nanoseconds of the monotonic clock (which processes
@@ -14,7 +14,6 @@ share), and prints a `Sent` at the end.
 from __future__ import annotations
 
 import asyncio
-import bisect
 import gc
 import sys
 import time
@@ -65,8 +64,6 @@ class Generator:
     load : Load
     keys, values : list of bytes
         One of each per record, in the order in which they fall due.
-    owners : list of int
-        The partition of each.
     """
 
     def __init__(
@@ -75,16 +72,11 @@ class Generator:
         load: Load,
         keys: list[bytes],
         values: list[bytes],
-        owners: list[int],
     ) -> None:
         self._out = out
         self._load = load
-        self._lanes: dict[int, tuple[list[int], list[bytes], list[bytes]]] = {}
-        for number, (key, value, owner) in enumerate(zip(keys, values, owners, strict=True)):
-            lane = self._lanes.setdefault(owner, ([], [], []))
-            lane[0].append(number)
-            lane[1].append(key)
-            lane[2].append(value)
+        self._keys = keys
+        self._values = values
         self._count = len(keys)
         self._tick = int(load.tick_s * 1e9)
         self._late: list[int] = []
@@ -96,7 +88,7 @@ class Generator:
         self._start = start
         self._warm = start + int(self._load.warm_up * 1e9)
         beat = asyncio.create_task(self._heartbeat())
-        await asyncio.gather(*(self._feed(partition) for partition in self._lanes))
+        await self._feed()
         beat.cancel()
         return Sent(self._count, *_tail_ms(self._late), *_tail_ms(self._published))
 
@@ -113,18 +105,17 @@ class Generator:
             if tick >= self._warm:
                 self._late.append(max(0, time.monotonic_ns() - tick))
 
-    async def _feed(self, partition: int) -> None:
-        numbers, keys, values = self._lanes[partition]
+    async def _feed(self) -> None:
         topic, rate = self._load.topic, self._load.rate
         at = 0
-        while at < len(numbers):
+        while at < self._count:
             await self._until_tick()
             due = int((time.monotonic_ns() - self._start) * rate / 1e9) + 1
-            end = bisect.bisect_left(numbers, due, at)
+            end = min(due, self._count)
             if end == at:
                 continue
-            oldest = self._start + int(numbers[at] / rate * 1e9)
-            await self._out.post(topic, keys[at:end], values[at:end], partition=partition)
+            oldest = self._start + int(at / rate * 1e9)
+            await self._out.post(topic, self._keys[at:end], self._values[at:end])
             if oldest >= self._warm:
                 self._published.append(time.monotonic_ns() - oldest)
             at = end
@@ -144,7 +135,8 @@ async def _main() -> None:
     with open(load.records, "rb") as file:  # noqa: PTH123
         keys, values = msgspec.msgpack.decode(file.read(), type=tuple[list[bytes], list[bytes]])
     async with publisher(load.bootstrap) as out:
-        generator = Generator(out, load, keys, values, await out.owners(load.topic, keys))
+        await out.prepare(load.topic)
+        generator = Generator(out, load, keys, values)
         gc.collect()
         gc.freeze()
         gc.disable()

@@ -120,8 +120,8 @@ class Offline:
             part = [records[i] for i in chosen]
             batch = _batch(partition, part, self._read[partition])
             self._read[partition] += len(part)
-            first = users.run(batch, self.users[partition])
-            self._write(self.users[partition], first.changes)
+            first = users.run(batch, self.users.__getitem__)
+            self._write(self.users[partition], first.only_changes)
             forwarded += zip(
                 first.forward_keys.present(), first.forward_values.present(), strict=True
             )
@@ -130,8 +130,8 @@ class Offline:
             part = [forwarded[i] for i in chosen]
             batch = _batch(partition, part, self._forwarded[partition])
             self._forwarded[partition] += len(part)
-            second = merchants.run(batch, self._merchants[partition])
-            self._write(self._merchants[partition], second.changes)
+            second = merchants.run(batch, self._merchants.__getitem__)
+            self._write(self._merchants[partition], second.only_changes)
 
     def _write(self, records: MemoryRecords, changes: Any) -> None:
         for key, value in changes:

@@ -71,7 +71,7 @@ def user_changes(count: int, partitions: int, seed: int = 1) -> Iterator[tuple[i
     """Changelog records of `count` users, one each, by partition and some hundreds at a time."""
     stage, _ = stages()
     for partition, batch in _user_batches(count, partitions, seed):
-        yield partition, list(stage.run(batch, MemoryRecords()).changes)
+        yield partition, list(stage.run(batch, lambda _: MemoryRecords()).only_changes)
 
 
 def merchant_changes(
@@ -89,12 +89,12 @@ def merchant_changes(
                     zip(entities, draws.random(len(entities)).tolist(), strict=True)
                 )
             ]
-            first = users.run(_batch(0, records), MemoryRecords())
+            first = users.run(_batch(0, records), lambda _: MemoryRecords())
             forwarded = list(
                 zip(first.forward_keys.present(), first.forward_values.tolist(), strict=True)
             )
-            output = merchants.run(_batch(partition, forwarded), MemoryRecords())
-            yield partition, [c for c in output.changes if c[0] != b"S"]
+            output = merchants.run(_batch(partition, forwarded), lambda _: MemoryRecords())
+            yield partition, [c for c in output.only_changes if c[0] != b"S"]
 
 
 def _user_batches(count: int, partitions: int, seed: int) -> Iterator[tuple[int, InputBatch]]:

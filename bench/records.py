@@ -57,12 +57,6 @@ class Publisher:
         """Learn about a topic and compile what sending needs, so that the first send is quick."""
         partitions_for(ByteColumn.of([b"a"]), await self._sender.partition_count(topic))
 
-    async def owners(self, topic: str, keys: Sequence[bytes]) -> list[int]:
-        """The partition of each key by Kafka's default partitioner."""
-        count = await self._sender.partition_count(topic)
-        owners: list[int] = partitions_for(ByteColumn.of(keys), count).tolist()
-        return owners
-
     def post(
         self,
         topic: str,

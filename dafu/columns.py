@@ -69,9 +69,7 @@ class ByteColumn:
     @classmethod
     def packed(cls, buffer: Any, lengths: I64) -> ByteColumn:
         """Strings that stand in the buffer one after the other, without gaps."""
-        starts = np.zeros(len(lengths), dtype=np.int64)
-        np.cumsum(np.maximum(lengths[:-1], 0), out=starts[1:])
-        return cls(buffer, starts, lengths)
+        return cls(buffer, _starts(lengths), lengths)
 
     @classmethod
     def repeated(cls, value: bytes, n: int) -> ByteColumn:
@@ -106,7 +104,7 @@ class ByteColumn:
     @property
     def size(self) -> int:
         """Bytes of all strings together."""
-        return int(np.maximum(self.lengths, 0).sum())
+        return _measure(self.lengths)[0]
 
     @property
     def absent(self) -> NDArray[np.bool_]:
@@ -115,10 +113,10 @@ class ByteColumn:
 
     def tolist(self) -> list[bytes | None]:
         """All of them as objects."""
-        raw, starts, ends = self._slices()
-        found: list[bytes | None] = [raw[a:b] for a, b in zip(starts, ends, strict=True)]
-        for i in np.flatnonzero(self.absent).tolist():
-            found[i] = None
+        found: list[bytes | None] = [*self.present()]
+        if _measure(self.lengths)[1]:
+            for i in np.flatnonzero(self.absent).tolist():
+                found[i] = None
         return found
 
     def strings(self) -> list[str | None]:
@@ -130,18 +128,16 @@ class ByteColumn:
             found = [text[a:b] for a, b in zip(starts, ends, strict=True)]
         else:
             found = [raw[a:b].decode() for a, b in zip(starts, ends, strict=True)]
-        for i in np.flatnonzero(self.absent).tolist():
-            found[i] = None
+        if _measure(self.lengths)[1]:
+            for i in np.flatnonzero(self.absent).tolist():
+                found[i] = None
         return found
 
     def _slices(self) -> tuple[bytes, list[int], list[int]]:
         """Bytes that hold all strings and little else, and where each starts and ends."""
-        if len(self.buffer) <= 2 * self.size + 64:
-            raw = self._bytes if self._bytes is not None else self.buffer.tobytes()
-            return raw, self.starts.tolist(), (self.starts + np.maximum(self.lengths, 0)).tolist()
-        packed = self.packed_copy()
-        ends = (packed.starts + np.maximum(packed.lengths, 0)).tolist()
-        return packed.buffer.tobytes(), packed.starts.tolist(), ends
+        column = self if len(self.buffer) <= 2 * self.size + 64 else self.packed_copy()
+        raw = column._bytes if column._bytes is not None else column.buffer.tobytes()
+        return raw, column.starts.tolist(), _ends(column.starts, column.lengths).tolist()
 
     def packed_copy(self) -> ByteColumn:
         """The same strings in a buffer that holds nothing else."""
@@ -151,7 +147,8 @@ class ByteColumn:
 
     def present(self) -> list[bytes]:
         """As `tolist`, with an empty string for an absent one."""
-        return [value or b"" for value in self.tolist()]
+        raw, starts, ends = self._slices()
+        return [raw[a:b] for a, b in zip(starts, ends, strict=True)]
 
     def take(self, indices: Any) -> ByteColumn:
         """The strings at these positions (integers or bool [n]), without copying them."""
@@ -162,7 +159,10 @@ class ByteColumn:
 
     def elsewhere(self, starts: I64, lengths: I64) -> ByteColumn:
         """Other strings in the same buffer."""
-        return ByteColumn(self.buffer if self._bytes is None else self._bytes, starts, lengths)
+        column = ByteColumn.__new__(ByteColumn)
+        column.buffer, column._bytes = self.buffer, self._bytes
+        column.starts, column.lengths = starts, lengths
+        return column
 
     @classmethod
     def joined(cls, columns: Sequence[ByteColumn]) -> ByteColumn:
@@ -174,6 +174,36 @@ class ByteColumn:
             np.concatenate([c.starts + base for c, base in zip(columns, bases, strict=False)]),
             np.concatenate([c.lengths for c in columns]),
         )
+
+
+@kernel
+def _starts(lengths: I64) -> I64:
+    starts = np.empty(len(lengths), np.int64)
+    at = 0
+    for i in range(len(lengths)):
+        starts[i] = at
+        at += max(lengths[i], 0)
+    return starts
+
+
+@kernel
+def _ends(starts: I64, lengths: I64) -> I64:
+    ends = np.empty(len(lengths), np.int64)
+    for i in range(len(lengths)):
+        ends[i] = starts[i] + max(lengths[i], 0)
+    return ends
+
+
+@kernel
+def _measure(lengths: I64) -> tuple[int, int]:
+    """Bytes of all strings, and how many are absent."""
+    size = absent = 0
+    for i in range(len(lengths)):
+        if lengths[i] < 0:
+            absent += 1
+        else:
+            size += lengths[i]
+    return size, absent
 
 
 @kernel

@@ -17,11 +17,11 @@ from xxhash import xxh64_intdigest
 from dafu.features.catalogue import MERCHANT_FEATURES
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import MERCHANTS, EntityLayout
-from dafu.stages.batch import FORWARD, InputBatch, UserOutput
+from dafu.stages.batch import FORWARD, InputBatch, Partitions, UserOutput
 from dafu.stages.users import UserStage
 from dafu.tables.changes import Change
 from dafu.tables.records import MemoryRecords
-from dafu.tables.working_set import HEAD, PartitionRecords, WorkingSet
+from dafu.tables.working_set import HEAD, PartitionRecords, Share, WorkingSet
 from tests.oracle import DAY_MS, Payment
 
 START = 1_700_000_000_000
@@ -119,13 +119,18 @@ def user_stage() -> UserStage:
     return UserStage(200 * 365 * DAY_MS)
 
 
+def alone(records: PartitionRecords) -> Partitions:
+    """The state of the only partition that there is, whatever its number."""
+    return lambda _: records
+
+
 def run_users(inputs: Iterable[InputBatch], records: PartitionRecords) -> list[UserOutput]:
     """Run batches through stage one, writing the changes of each."""
     stage = user_stage()
     out = []
     for batch in inputs:
-        output = stage.run(batch, records)
-        records.write(output.changes)
+        output = stage.run(batch, alone(records))
+        records.write(output.only_changes)
         out.append(output)
     return out
 
@@ -168,7 +173,9 @@ def step_merchant_kernel(
         inputs["user"] = np.array(
             [xxh64_intdigest(p.user_id.encode()) for p in stream[a:b]], dtype=np.uint64
         )
-        state = WorkingSet(MERCHANTS, records, list(numbers), np.bincount(inputs["merchant"]))
+        state = WorkingSet(
+            MERCHANTS, [Share(records, list(numbers))], np.bincount(inputs["merchant"])
+        )
         step_merchants(
             state.heads,
             state.events,
@@ -179,7 +186,8 @@ def step_merchant_kernel(
             features[a:b],
             status[a:b],
         )
-        records.write(state.changes())
+        (changes,) = state.changes()
+        records.write(changes)
     return features, status
 
 
@@ -204,7 +212,8 @@ def states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, tup
     entities = sorted(key[1:] for key in data if key.startswith(HEAD))
     if not entities:
         return {}
-    state = WorkingSet(layout, records, entities, np.zeros(len(entities), dtype=np.int64))
+    share = Share(records, entities)
+    state = WorkingSet(layout, [share], np.zeros(len(entities), dtype=np.int64))
     out: dict[bytes, tuple[bytes, ...]] = {}
     for e, entity in enumerate(entities):
         head = state.heads[e].copy()

@@ -20,7 +20,7 @@ from dafu.tables.changes import Changes
 from dafu.tables.records import MemoryRecords
 from dafu.warmup import warm_up
 from tests.oracle import DAY_MS
-from tests.streams import START
+from tests.streams import START, alone
 
 
 def signatures() -> dict[str, int]:
@@ -40,7 +40,7 @@ def over_the_wire(keys: ByteColumn, values: ByteColumn, first: int) -> InputBatc
     decoded = decode(bytes(batch.data))
     chunk = decoded.batch("topic", 0, 0, len(decoded))
     chunk.offsets = chunk.offsets + first
-    return input_batch(chunk)
+    return input_batch([chunk])
 
 
 def payment(i: int, **more: Any) -> bytes:
@@ -77,20 +77,20 @@ def test_nothing_is_compiled_after_the_warm_up() -> None:
         i += 450
         batch = over_the_wire(ByteColumn.of(keys), ByteColumn.of(values), offset)
         offset += len(batch)
-        one = users.run(batch, first)
+        one = users.run(batch, alone(first))
         assert len(one.forward_keys) > 400
-        first.write(one.changes)
+        first.write(one.only_changes)
         partitions_for(one.forward_keys, 4)
         inbox = over_the_wire(one.forward_keys, one.forward_values, forwarded)
         forwarded += len(inbox)
-        two = merchants.run(inbox, second)
+        two = merchants.run(inbox, alone(second))
         assert len(two.decisions) == len(inbox)
-        second.write(two.changes)
-        for changes in (one.changes, two.changes):
+        second.write(two.only_changes)
+        for changes in (one.only_changes, two.only_changes):
             over_the_wire(changes.keys, changes.values, 0)
             assert isinstance(changes, Changes)
         encode(two.keys, two.decisions, np.zeros(len(two.keys), np.int64), max_bytes=100_000)
-        again = merchants.run(inbox, second)
+        again = merchants.run(inbox, alone(second))
         assert again.fenced == len(inbox)
 
     after = signatures()

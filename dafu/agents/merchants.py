@@ -6,10 +6,10 @@ from typing import Any
 
 from dafu.agents.shell import LATENCY, WORKER, WORKER_NAME, Sending, StageAgent, now_ms
 from dafu.columns import ByteColumn
-from dafu.stages.batch import MerchantOutput
+from dafu.stages.batch import InputBatch, MerchantOutput
 from dafu.stages.decide import DECISIONS
 from dafu.stages.merchants import MerchantStage
-from dafu.streaming.records import RecordBatch, encode_headers
+from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
 
 
@@ -25,7 +25,8 @@ class MerchantsAgent(StageAgent[MerchantOutput]):
     def publish(
         self,
         sender: BatchSender,
-        chunk: RecordBatch,  # noqa: ARG002
+        source: str,  # noqa: ARG002
+        batch: InputBatch,  # noqa: ARG002
         output: MerchantOutput,
     ) -> list[Sending]:
         """Publish the decisions."""
@@ -35,7 +36,7 @@ class MerchantsAgent(StageAgent[MerchantOutput]):
         return [sender.send(self.topic, output.keys, output.decisions, headers=headers)]
 
     def count(self, output: MerchantOutput) -> None:
-        """Count what a chunk came to."""
+        """Count what a batch came to."""
         self.counters.outputs += len(output.decisions)
         self.counters.repeats += output.repeats
         for code, name in enumerate(DECISIONS):

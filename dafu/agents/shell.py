@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -21,13 +22,11 @@ from msgspec import Struct
 
 from dafu.columns import ByteColumn
 from dafu.errors import DafuError
-from dafu.stages.batch import InputBatch, Rejected
+from dafu.stages.batch import InputBatch, Partitions, Piece, Rejected, StageOutput
 from dafu.streaming import dead_letters
 from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
-from dafu.tables.changes import Changes
 from dafu.tables.table import PackedTable
-from dafu.tables.working_set import PartitionRecords
 from dafu.topics import report_dangers
 
 logger = logging.getLogger(__name__)
@@ -62,19 +61,31 @@ class Counters(Struct):
     last_batch_at: float = 0.0
 
 
-def input_batch(chunk: RecordBatch) -> InputBatch:
-    """The columns of a fetched chunk."""
+def input_batch(chunks: Sequence[RecordBatch]) -> InputBatch:
+    """The columns of fetched chunks, one after the other; those of a partition stand together."""
+    ends = np.cumsum([len(chunk) for chunk in chunks]).tolist()
+    starts = [0, *ends[:-1]]
+    pieces: list[Piece] = []
+    for chunk, start, end in zip(chunks, starts, ends, strict=True):
+        if pieces and pieces[-1].partition == chunk.partition:
+            pieces[-1] = pieces[-1]._replace(end=end)
+        else:
+            pieces.append(Piece(chunk.partition, start, end))
     rerouted = frozenset(
-        i
+        start + i
+        for chunk, start in zip(chunks, starts, strict=True)
         for i in np.flatnonzero(chunk.has_headers).tolist()
         if any(name == dead_letters.REROUTED for name, _ in chunk.headers_of(i))
     )
+    if len(chunks) == 1:
+        only = chunks[0]
+        return InputBatch(pieces, only.keys, only.values, only.offsets, only.timestamps, rerouted)
     return InputBatch(
-        chunk.partition,
-        chunk.keys,
-        chunk.values,
-        chunk.offsets,
-        chunk.timestamps,
+        pieces,
+        ByteColumn.joined([chunk.keys for chunk in chunks]),
+        ByteColumn.joined([chunk.values for chunk in chunks]),
+        np.concatenate([chunk.offsets for chunk in chunks]),
+        np.concatenate([chunk.timestamps for chunk in chunks]),
         rerouted,
     )
 
@@ -82,25 +93,30 @@ def input_batch(chunk: RecordBatch) -> InputBatch:
 async def send_dead_letters(
     sender: BatchSender,
     topic: str,
-    chunk: RecordBatch,
+    source: str,
+    batch: InputBatch,
     rejected: Sequence[Rejected],
 ) -> None:
-    """Keep rejected records on the dead-letters topic, the very largest of them cut short."""
+    """Keep rejected records on the dead-letters topic, the very largest of them cut short.
+
+    `source` is the topic that the batch is from.
+    """
+    partitions = batch.partitions
     keys: list[bytes | None] = []
     values: list[bytes | None] = []
     headers: list[bytes] = []
     for why in rejected:
         i = why.index
-        key, value, cut = _cut_to_size(chunk.keys[i], chunk.values[i])
+        key, value, cut = _cut_to_size(batch.keys[i], batch.values[i])
         keys.append(key)
         values.append(value)
         origin = dead_letters.Origin(
             why.reason,
             cut + why.detail,
-            chunk.topic,
-            chunk.partition,
-            int(chunk.offsets[i]),
-            int(chunk.timestamps[i]),
+            source,
+            int(partitions[i]),
+            int(batch.offsets[i]),
+            int(batch.timestamps[i]),
         )
         headers.append(encode_headers(dead_letters.headers(origin)))
     await sender.send(
@@ -118,20 +134,12 @@ def _cut_to_size(key: bytes | None, value: bytes | None) -> tuple[bytes | None, 
     return key, value, f"(cut to {MAX_DEAD_LETTER_BYTES} of {size} bytes) "
 
 
-async def all_sent(*sends: Sending) -> None:
-    """Wait for several sends; the first failure is raised after all have come to an end."""
-    results = await asyncio.gather(*sends, return_exceptions=True)
+async def all_done(*work: Sending) -> None:
+    """Wait for several things; the first failure is raised after all have come to an end."""
+    results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-class StageOutput(Protocol):
-    """What every stage's output has."""
-
-    rejected: list[Rejected]
-    changes: Changes
-    fenced: int
 
 
 Output = TypeVar("Output", bound=StageOutput)
@@ -141,7 +149,7 @@ Output_co = TypeVar("Output_co", bound=StageOutput, covariant=True)
 class Stage(Protocol[Output_co]):
     """A stage: a pure function of (state, batch)."""
 
-    def run(self, batch: InputBatch, records: PartitionRecords) -> Output_co:
+    def run(self, batch: InputBatch, records: Partitions) -> Output_co:
         """Apply a batch to the state in `records`, which is read and not written."""
         ...
 
@@ -178,32 +186,49 @@ class StageAgent(abc.ABC, Generic[Output]):
         self._outputs = (topic, dead_letters)
 
     @abc.abstractmethod
-    def publish(self, sender: BatchSender, chunk: RecordBatch, output: Output) -> list[Sending]:
-        """Start sending what the stage made of a chunk, rejected records aside."""
+    def publish(
+        self, sender: BatchSender, source: str, batch: InputBatch, output: Output
+    ) -> list[Sending]:
+        """Start sending what the stage made of a batch from a topic, rejected records aside."""
 
     @abc.abstractmethod
     def count(self, output: Output) -> None:
-        """Count what a chunk came to; called when all of it is done."""
+        """Count what a batch came to; called when all of it is done."""
 
     async def run(self, stream: Any) -> None:
         """The agent's body."""
         await prepare(stream.channel, self.table, self._outputs, self.sender())
-        await consume(stream, self.process)
+        await consume(stream, self.process, self.table.app.settings.batch_records)
 
-    async def process(self, chunk: RecordBatch) -> None:
-        """Apply one chunk, publish what comes of it, then log and store the new state."""
-        sender = self.sender()
-        claim = await self.table.claim(sender, chunk.partition)
+    async def process(self, chunks: Sequence[RecordBatch]) -> None:
+        """Apply chunks of one topic, publish what comes of them, then log and store the new state.
+
+        Those of a partition stand together, in order.
+        """
+        sender, source = self.sender(), chunks[0].topic
+        claims = {
+            partition: await self.table.claim(sender, partition)
+            for partition in {chunk.partition for chunk in chunks}
+        }
         started = time.perf_counter()
-        output = self.stage.run(input_batch(chunk), self.table.partition(chunk.partition))
+        batch = input_batch(chunks)
+        output = self.stage.run(batch, self.table.partition)
         self.counters.busy_seconds += time.perf_counter() - started
-        sends = self.publish(sender, chunk, output)
+        sends = self.publish(sender, source, batch, output)
         if output.rejected:
-            sends.append(send_dead_letters(sender, self.dead_letter_topic, chunk, output.rejected))
-        await all_sent(*sends)
-        await self.table.commit_batch(sender, chunk.partition, output.changes, claim)
+            sends.append(
+                send_dead_letters(sender, self.dead_letter_topic, source, batch, output.rejected)
+            )
+        await all_done(*sends)
+        await all_done(
+            *(
+                self.table.commit_batch(sender, partition, changes, claims[partition])
+                for partition, changes in output.changes.items()
+                if len(changes)
+            )
+        )
         self.counters.batches += 1
-        self.counters.records += len(chunk)
+        self.counters.records += len(batch)
         self.counters.rejected += len(output.rejected)
         self.counters.fenced += output.fenced
         self.counters.last_batch_at = time.time()
@@ -248,33 +273,61 @@ async def prepare(
     table.add_future(report_dangers(table.app.settings, changelog, streams))
 
 
-async def consume(stream: Any, process: Callable[[RecordBatch], Awaitable[None]]) -> None:
-    """Feed each chunk of a stream to `process` and acknowledge it only when that returned.
+async def consume(
+    stream: Any, process: Callable[[Sequence[RecordBatch]], Awaitable[None]], most: int
+) -> None:
+    """Feed a stream's chunks to `process` and acknowledge them only when that returned.
 
-    Chunks of one partition go one after the other. Partitions share nothing, so while one waits
-    for the broker the others go on. A failure in one ends all of them.
+    Chunks of one partition go one after the other. Those of several go together, up to `most`
+    records: what a batch costs by itself is much when records are few. While a batch is in work
+    others gather for the next one, and only a full one does not wait for its end. A failure ends
+    everything.
     """
-    lanes: dict[int, asyncio.Queue[Any]] = {}
+    waiting: dict[int, deque[Any]] = {}
+    busy: set[int] = set()
+    tasks: set[asyncio.Task[None]] = set()
 
-    async def work(lane: asyncio.Queue[Any]) -> None:
-        while True:
-            event = await lane.get()
-            await process(event.value)
+    async def work(events: Sequence[Any]) -> None:
+        await process([event.value for event in events])
+        for event in events:
             await stream.ack(event)
+            busy.discard(event.value.partition)
+        start()
+
+    def start() -> None:
+        while events := _next_batch(waiting, busy, most):
+            busy.update(event.value.partition for event in events)
+            tasks.add(task := group.create_task(work(events)))
+            task.add_done_callback(tasks.discard)
 
     try:
         async with asyncio.TaskGroup() as group:
-            workers = []
             async for event in stream.noack().events():
-                partition = event.value.partition
-                if partition not in lanes:
-                    lanes[partition] = asyncio.Queue()
-                    workers.append(group.create_task(work(lanes[partition])))
-                lanes[partition].put_nowait(event)
-            for worker in workers:
-                worker.cancel()
+                waiting.setdefault(event.value.partition, deque()).append(event)
+                start()
+            for task in tasks:
+                task.cancel()
     except* Exception as failures:
         raise failures.exceptions[0] from None
+
+
+def _next_batch(waiting: dict[int, deque[Any]], busy: set[int], most: int) -> list[Any]:
+    """Take the chunks to work on now: none if there are none, or if more are worth waiting for."""
+    idle = [partition for partition in waiting if partition not in busy]
+    ready = sum(len(event.value) for partition in idle for event in waiting[partition])
+    if busy and ready < most:
+        return []
+    events: list[Any] = []
+    records = 0
+    for partition in idle:
+        # Who is served goes to the end of the queue.
+        chunks = waiting[partition] = waiting.pop(partition)
+        while chunks and (not events or records + len(chunks[0].value) <= most):
+            records += len(chunks[0].value)
+            events.append(chunks.popleft())
+        if chunks:
+            break
+    return events
 
 
 def now_ms() -> int:

@@ -6,10 +6,10 @@ from typing import Final
 
 from dafu.agents.shell import Sending, StageAgent
 from dafu.columns import ByteColumn
-from dafu.stages.batch import UserOutput
+from dafu.stages.batch import InputBatch, UserOutput
 from dafu.stages.users import UserStage
 from dafu.streaming import dead_letters
-from dafu.streaming.records import RecordBatch, encode_headers
+from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
 
 _REROUTED: Final = encode_headers([(dead_letters.REROUTED, b"1")])
@@ -20,7 +20,9 @@ class UsersAgent(StageAgent[UserOutput]):
 
     stage: UserStage
 
-    def publish(self, sender: BatchSender, chunk: RecordBatch, output: UserOutput) -> list[Sending]:
+    def publish(
+        self, sender: BatchSender, source: str, batch: InputBatch, output: UserOutput
+    ) -> list[Sending]:
         """Forward what was applied; send records with a wrong key round again."""
         sends: list[Sending] = []
         if len(output.forward_keys):
@@ -28,16 +30,16 @@ class UsersAgent(StageAgent[UserOutput]):
         if output.reroutes:
             sends.append(
                 sender.send(
-                    chunk.topic,
+                    source,
                     ByteColumn.of([key for _, key in output.reroutes]),
-                    chunk.values.take([i for i, _ in output.reroutes]),
+                    batch.values.take([i for i, _ in output.reroutes]),
                     headers=ByteColumn.repeated(_REROUTED, len(output.reroutes)),
                 )
             )
         return sends
 
     def count(self, output: UserOutput) -> None:
-        """Count what a chunk came to."""
+        """Count what a batch came to."""
         self.counters.outputs += len(output.forward_keys)
         self.counters.duplicates += output.duplicates
         self.counters.rerouted += len(output.reroutes)

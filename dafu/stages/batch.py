@@ -6,8 +6,8 @@ Knows bytes and offsets, neither topics' clients nor what the bytes mean.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -17,18 +17,32 @@ from dafu.columns import ByteColumn
 from dafu.features.catalogue import USER_FEATURES, USER_LAYOUT_HASH
 from dafu.stages.texts import PLACES, TEXTS
 from dafu.tables.changes import Changes
+from dafu.tables.working_set import PartitionRecords, Share
 
 NO_TIMESTAMP: Final = -1
 
+Partitions = Callable[[int], PartitionRecords]
+"""The state of each partition, by number."""
 
-class InputBatch(Struct, frozen=True):
-    """Records of one partition in log order.
 
-    `timestamps` are the records' own times (epoch milliseconds), NO_TIMESTAMP where the source
-    has none; `rerouted` says which were already sent again under their right key.
-    """
+class Piece(NamedTuple):
+    """The records of one partition in a batch: those at positions start to before end."""
 
     partition: int
+    start: int
+    end: int
+
+
+class InputBatch(Struct, frozen=True):
+    """Records of one or more partitions, piece by piece, each in log order and none of two pieces.
+
+    Several partitions in one batch are a matter of cost: what a stage makes of a piece does not
+    depend on the others. `timestamps` are the records' own times (epoch milliseconds),
+    NO_TIMESTAMP where the source has none; `rerouted` says which were already sent again under
+    their right key.
+    """
+
+    pieces: Sequence[Piece]
     keys: ByteColumn
     values: ByteColumn
     offsets: NDArray[np.int64]
@@ -44,11 +58,11 @@ class InputBatch(Struct, frozen=True):
         first_offset: int = 0,
         timestamps: Sequence[int] | None = None,
     ) -> InputBatch:
-        """Consecutive records from sequences; without timestamps unless they are given."""
+        """Consecutive records of one partition; without timestamps unless they are given."""
         n = len(values)
         times = np.full(n, NO_TIMESTAMP) if timestamps is None else np.array(timestamps, np.int64)
         return cls(
-            partition,
+            [Piece(partition, 0, n)],
             ByteColumn.of(keys),
             ByteColumn.of(values),
             np.arange(first_offset, first_offset + n),
@@ -57,6 +71,42 @@ class InputBatch(Struct, frozen=True):
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def partitions(self) -> NDArray[np.int64]:
+        """int64 [n]: the partition of each record."""
+        partitions = np.array([p.partition for p in self.pieces], np.int64)
+        return np.repeat(partitions, [p.end - p.start for p in self.pieces])
+
+    def cut(self, rows: NDArray[np.int64]) -> list[slice]:
+        """Which of these rows (ascending) belong to each piece."""
+        ends = np.searchsorted(rows, [p.end for p in self.pieces]).tolist()
+        return [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def share_out(
+    batch: InputBatch, rows: NDArray[np.int64], records: Partitions
+) -> tuple[list[Share], list[int], NDArray[np.int64]]:
+    """Number the entities that rows (ascending) of a batch are about, by their records' keys.
+
+    Returns
+    -------
+    list of Share [pieces]
+    list of int [rows]
+        Number of each row's entity, in all shares together.
+    int64 [entities]
+        How many of the rows each has.
+    """
+    keys = batch.keys.take(rows).present()
+    shares: list[Share] = []
+    numbers: list[int] = []
+    first = 0
+    for piece, part in zip(batch.pieces, batch.cut(rows), strict=True):
+        own: dict[bytes, int] = {}
+        numbers += [own.setdefault(key, first + len(own)) for key in keys[part]]
+        first += len(own)
+        shares.append(Share(records(piece.partition), list(own)))
+    return shares, numbers, np.bincount(numbers, minlength=first)
 
 
 class Rejected(Struct, frozen=True):
@@ -67,8 +117,25 @@ class Rejected(Struct, frozen=True):
     detail: str
 
 
-class UserOutput(Struct):
-    """What stage one made of a batch. Publish the outputs before the changes.
+class StageOutput(Struct, kw_only=True):
+    """What a stage made of a batch: publish its outputs before the changes, which are by partition.
+
+    `fenced` counts records that the state accounts for already.
+    """
+
+    changes: dict[int, Changes]
+    rejected: list[Rejected]
+    fenced: int = 0
+
+    @property
+    def only_changes(self) -> Changes:
+        """The changes of a batch of one partition."""
+        (changes,) = self.changes.values()
+        return changes
+
+
+class UserOutput(StageOutput):
+    """What stage one made of a batch.
 
     `forward_*` go to the merchant-keyed topic, one for every transaction applied, in order.
     `reroutes` are positions of records to publish again under their `user_id`.
@@ -76,15 +143,12 @@ class UserOutput(Struct):
 
     forward_keys: ByteColumn
     forward_values: ByteColumn
-    rejected: list[Rejected]
     reroutes: list[tuple[int, bytes]]
-    changes: Changes
     duplicates: int = 0
-    fenced: int = 0
 
 
-class MerchantOutput(Struct):
-    """What stage two made of a batch. Publish the decisions before the changes.
+class MerchantOutput(StageOutput):
+    """What stage two made of a batch.
 
     `ingested` holds the time (epoch milliseconds) at which the broker got each decision's
     transaction, for latency. `features` is float64 [decisions, 83] in catalogue order.
@@ -95,10 +159,7 @@ class MerchantOutput(Struct):
     ingested: np.ndarray
     features: np.ndarray
     outcomes: np.ndarray
-    rejected: list[Rejected]
-    changes: Changes
     repeats: int = 0
-    fenced: int = 0
 
 
 FORWARD_MAGIC: Final = 0x0002_4644

@@ -13,8 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from dafu.columns import NULL, ByteColumn, prefixes
-from dafu.errors import DafuError
+from dafu.columns import NULL, ByteColumn
 from dafu.features.catalogue import INDEX, MERCHANT_FEATURES
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import APPLIED, FENCED, MERCHANTS
@@ -24,29 +23,25 @@ from dafu.schema import Transaction
 from dafu.stages.batch import (
     ABSENT_TEXT,
     FORWARD,
-    FORWARD_LAYOUT,
-    FORWARD_MAGIC,
     InputBatch,
     MerchantOutput,
-    Rejected,
+    Partitions,
+    share_out,
 )
 from dafu.stages.decide import Thresholds, decide
 from dafu.stages.decisions import DecisionIds, DecisionWriter
+from dafu.stages.forwarded import unpack
 from dafu.stages.texts import PLACES, TEXTS, Texts
 from dafu.tables.changes import NOTHING
-from dafu.tables.working_set import PartitionRecords, SourceMarks, WorkingSet
+from dafu.tables.working_set import SourceMarks, WorkingSet
 
 ATTRIBUTE_PREFIX: Final = "attributes."
 _N_MERCHANT: Final = len(MERCHANT_FEATURES)
 _NO_TEXT: Final = ByteColumn.of([])
 
 
-class LayoutMismatchError(DafuError):
-    """Stage one forwards other features than this version reads."""
-
-
 class MerchantStage:
-    """Stage two for any partition.
+    """Stage two for any partitions.
 
     Parameters
     ----------
@@ -67,31 +62,23 @@ class MerchantStage:
         self._columns = None if model is None else model.column_index(INDEX)
         self._writer = DecisionWriter(rules, model, thresholds)
 
-    def run(self, batch: InputBatch, records: PartitionRecords) -> MerchantOutput:
+    def run(self, batch: InputBatch, records: Partitions) -> MerchantOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
-        rows, header, rejected = _unpack(batch)
+        rows, header, rejected = unpack(batch)
+        changes = dict.fromkeys((p.partition for p in batch.pieces), NOTHING)
         output = MerchantOutput(
             _NO_TEXT, _NO_TEXT, np.empty(0, np.int64), np.empty((0, len(INDEX))),
-            np.empty(0, np.int8), rejected, NOTHING,
+            np.empty(0, np.int8), changes=changes, rejected=rejected,
         )  # fmt: skip
         if not rows.size:
             return output
-        offsets = batch.offsets[rows]
-        marks = SourceMarks.load(records)
-        beyond = offsets > marks.fence
-        output.fenced = int((~beyond).sum())
-        if not beyond.any():
-            return output
-        repeated = np.zeros(rows.size, dtype=bool)
-        repeated[beyond] = marks.repeats(header["source"][beyond], header["offset"][beyond])
-        output.repeats = int(repeated.sum())
-        marks.fence = int(offsets[-1])
-        fresh = beyond & ~repeated
+        fresh, marks = _new_ones(batch, rows, header, records, output)
         if fresh.all():
             self._decide(batch, rows, header, records, output)
         elif fresh.any():
             self._decide(batch, rows[fresh], header[fresh], records, output)
-        output.changes = output.changes.then(marks.changes())
+        for partition, moved in marks.items():
+            output.changes[partition] = output.changes[partition].then(moved.changes())
         return output
 
     def _decide(
@@ -99,23 +86,16 @@ class MerchantStage:
         batch: InputBatch,
         rows: np.ndarray,
         header: np.ndarray,
-        records: PartitionRecords,
+        records: Partitions,
         output: MerchantOutput,
     ) -> None:
-        numbers: dict[bytes, int] = {}
+        shares, numbers, arrivals = share_out(batch, rows, records)
         inputs = np.empty(rows.size, dtype=MERCHANT_INPUT)
-        inputs["merchant"] = [
-            numbers.setdefault(m, len(numbers)) for m in batch.keys.take(rows).present()
-        ]
+        inputs["merchant"] = numbers
         inputs["offset"] = batch.offsets[rows]
         for name in ("time", "amount", "user"):
             inputs[name] = header[name]
-        state = WorkingSet(
-            MERCHANTS,
-            records,
-            list(numbers),
-            np.bincount(inputs["merchant"], minlength=len(numbers)),
-        )
+        state = WorkingSet(MERCHANTS, shares, arrivals)
         merchant_features = np.empty((rows.size, _N_MERCHANT))
         status = np.empty(rows.size, dtype=np.int8)
         step_merchants(
@@ -128,7 +108,7 @@ class MerchantStage:
             merchant_features,
             status,
         )
-        output.changes = state.changes()
+        output.changes = dict(zip(output.changes, state.changes(), strict=True))
         features = np.hstack((header["features"], merchant_features))
         if (status == FENCED).any():
             applied = status == APPLIED
@@ -162,33 +142,33 @@ class MerchantStage:
         )
 
 
-def _unpack(batch: InputBatch) -> tuple[np.ndarray, np.ndarray, list[Rejected]]:
-    """Split off the forwarded headers; records that have none are rejected.
+def _new_ones(
+    batch: InputBatch,
+    rows: np.ndarray,
+    header: np.ndarray,
+    records: Partitions,
+    output: MerchantOutput,
+) -> tuple[np.ndarray, dict[int, SourceMarks]]:
+    """Tell rows that have not been seen before, and the marks of the partitions that have any.
 
-    Raises
-    ------
-    LayoutMismatchError
-        If the records come from a version with other user features.
+    The others are counted in `output`, as fenced or as repeats.
     """
-    size = FORWARD.itemsize
-    rows = np.flatnonzero((batch.values.lengths > size) & (batch.keys.lengths > 0))
-    header = prefixes(batch.values.take(rows), size).view(FORWARD)
-    forwarded = header["magic"] == FORWARD_MAGIC
-    if not forwarded.all():
-        rows, header = rows[forwarded], header[forwarded]
-    rejected: list[Rejected] = []
-    if rows.size < len(batch):
-        why = "not a record that the users agent forwarded"
-        others = np.setdiff1d(np.arange(len(batch)), rows)
-        rejected = [Rejected(i, "not_forwarded", why) for i in others.tolist()]
-    other = np.flatnonzero(header["layout"] != FORWARD_LAYOUT)
-    if other.size:
-        raise LayoutMismatchError(
-            f"record at offset {batch.offsets[rows[other[0]]]} carries features and fields of "
-            f"layout {header['layout'][other[0]]:08x}, this version reads {FORWARD_LAYOUT:08x}. "
-            "Let the version that forwarded it drain the topic before upgrading"
-        )
-    return rows, header, rejected
+    fresh = np.zeros(rows.size, dtype=bool)
+    moved: dict[int, SourceMarks] = {}
+    for piece, part in zip(batch.pieces, batch.cut(rows), strict=True):
+        offsets = batch.offsets[rows[part]]
+        marks = SourceMarks.load(records(piece.partition))
+        beyond = offsets > marks.fence
+        output.fenced += int((~beyond).sum())
+        if not beyond.any():
+            continue
+        own = header[part][beyond]
+        repeated = marks.repeats(own["source"], own["offset"])
+        output.repeats += int(repeated.sum())
+        fresh[part][beyond] = ~repeated
+        marks.fence = int(offsets[-1])
+        moved[piece.partition] = marks
+    return fresh, moved
 
 
 class _FieldReader:

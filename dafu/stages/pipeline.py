@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dafu.stages.batch import NO_TIMESTAMP, InputBatch, MerchantOutput, UserOutput
+from dafu.stages.batch import NO_TIMESTAMP, InputBatch, MerchantOutput, Piece, UserOutput
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.users import UserStage
 from dafu.tables.records import MemoryRecords
@@ -45,16 +45,16 @@ class Pipeline:
         """
         batch = InputBatch.of(0, keys, values, self._offset, timestamps)
         self._offset += len(batch)
-        first = self.users.run(batch, self.user_records)
-        self.user_records.write(first.changes)
+        first = self.users.run(batch, lambda _: self.user_records)
+        self.user_records.write(first.only_changes)
         forwarded = InputBatch(
-            0,
+            [Piece(0, 0, len(first.forward_keys))],
             first.forward_keys,
             first.forward_values,
             np.arange(self._forwarded, self._forwarded + len(first.forward_keys)),
             np.full(len(first.forward_keys), NO_TIMESTAMP),
         )
         self._forwarded += len(forwarded)
-        second = self.merchants.run(forwarded, self.merchant_records)
-        self.merchant_records.write(second.changes)
+        second = self.merchants.run(forwarded, lambda _: self.merchant_records)
+        self.merchant_records.write(second.only_changes)
         return first, second

@@ -21,14 +21,16 @@ from dafu.stages.batch import (
     ABSENT_TEXT,
     NO_TIMESTAMP,
     InputBatch,
+    Partitions,
     Rejected,
     UserOutput,
     forward_header,
+    share_out,
 )
 from dafu.stages.scan import HASHED_FIELDS, Scan, scan
 from dafu.stages.texts import PLACES, Texts
 from dafu.tables.changes import NOTHING
-from dafu.tables.working_set import PartitionRecords, WorkingSet
+from dafu.tables.working_set import WorkingSet
 
 _N_FEATURES: Final = len(USER_FEATURES)
 _NO_TEXT: Final = ByteColumn.of([])
@@ -50,7 +52,7 @@ class _Parsed(Struct):
 
 
 class UserStage:
-    """Stage one for any partition.
+    """Stage one for any partitions.
 
     Parameters
     ----------
@@ -61,21 +63,19 @@ class UserStage:
     def __init__(self, max_future_skew_ms: int) -> None:
         self.max_future_skew_ms = max_future_skew_ms
 
-    def run(self, batch: InputBatch, records: PartitionRecords) -> UserOutput:
+    def run(self, batch: InputBatch, records: Partitions) -> UserOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
         parsed = _parse(batch.values)
         self._reject_future(batch, parsed)
         reroutes = _split_wrong_keys(batch, parsed)
-        output = UserOutput(_NO_TEXT, _NO_TEXT, parsed.rejected, reroutes, NOTHING)
+        changes = dict.fromkeys((p.partition for p in batch.pieces), NOTHING)
+        output = UserOutput(_NO_TEXT, _NO_TEXT, reroutes, changes=changes, rejected=parsed.rejected)
         rows = parsed.rows
         if not rows.size:
             return output
-        numbers: dict[bytes, int] = {}
-        number = [numbers.setdefault(u, len(numbers)) for u in batch.keys.take(rows).present()]
-        inputs = _inputs(batch, parsed, number)
-        state = WorkingSet(
-            USERS, records, list(numbers), np.bincount(inputs["user"], minlength=len(numbers))
-        )
+        shares, numbers, arrivals = share_out(batch, rows, records)
+        inputs = _inputs(batch, parsed, numbers)
+        state = WorkingSet(USERS, shares, arrivals)
         features = np.empty((rows.size, _N_FEATURES))
         status = np.empty(rows.size, dtype=np.int8)
         step_users(
@@ -89,7 +89,7 @@ class UserStage:
             status,
         )
         _forward(batch, parsed, features, status, output)
-        output.changes = state.changes()
+        output.changes = dict(zip(changes, state.changes(), strict=True))
         return output
 
     def _reject_future(self, batch: InputBatch, parsed: _Parsed) -> None:
@@ -160,10 +160,10 @@ def _split_wrong_keys(batch: InputBatch, parsed: _Parsed) -> list[tuple[int, byt
     return reroutes
 
 
-def _inputs(batch: InputBatch, parsed: _Parsed, number: list[int]) -> np.ndarray:
+def _inputs(batch: InputBatch, parsed: _Parsed, numbers: list[int]) -> np.ndarray:
     rows, found = parsed.rows, parsed.scan
     inputs = np.empty(rows.size, dtype=USER_INPUT)
-    inputs["user"] = number
+    inputs["user"] = numbers
     inputs["offset"] = batch.offsets[rows]
     inputs["time"] = found.time[rows]
     inputs["amount"] = found.amount[rows]
@@ -213,7 +213,7 @@ def _forward(
         )
         rows, features = rows[status == APPLIED], features[status == APPLIED]
     header = forward_header(rows.size)
-    header["source"] = batch.partition
+    header["source"] = batch.partitions[rows]
     header["offset"] = batch.offsets[rows]
     header["ingested"] = batch.timestamps[rows]
     header["time"] = found.time[rows]

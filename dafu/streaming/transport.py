@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -36,7 +37,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
-from dafu.streaming.fetching import fetch_chunks, keep_record_sets
+from dafu.streaming.fetching import fetch_chunks, keep_fetching, keep_record_sets
 from dafu.streaming.offsets import probe_end_offsets
 from dafu.streaming.pulse import Pulse
 from dafu.streaming.records import RecordBatch
@@ -45,8 +46,10 @@ from dafu.streaming.stretch import read_stretch
 
 DEFAULT_FETCH_MAX_WAIT_MS: Final = 100
 
-MAX_IN_FLIGHT: Final = 2
-"""Chunks of a partition under way at once: one in work, one ready. More would only add latency."""
+DEFAULT_BATCH_RECORDS: Final = 1000
+
+GATHER_SECONDS: Final = 0.005
+"""Between two looks at what has been fetched. Shorter chunks cost more than they gain."""
 
 SATURATED_WAIT: Final = 0.005
 """Seconds that a fetch may wait while it leaves out a partition that has no room."""
@@ -68,6 +71,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         # for a partition nobody has read from yet, also on behalf of all its other partitions.
         consumer = self._ensure_consumer()
         consumer._fetcher._prefetch_backoff = 0.0
+        keep_fetching(consumer._fetcher)
         self._beating = asyncio.create_task(self._beat(consumer._coordinator))
 
     async def on_thread_stop(self) -> None:
@@ -147,9 +151,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         # Last offsets of delivered chunks that are not committed yet, oldest first.
         self._delivered: defaultdict[TP, deque[int]] = defaultdict(deque)
-        # Chunks delivered and not acknowledged, by partition.
+        # Records delivered and not acknowledged, by partition: a batch in work and one ready, since
+        # more would only take memory.
         self._in_flight: Counter[TP] = Counter()
         self._room = asyncio.Event()
+        self._most_in_flight = 2 * (self.app.conf.broker_max_poll_records or DEFAULT_BATCH_RECORDS)
+        self._looked = 0.0
         self.pulse = Pulse(self.app.conf.broker_session_timeout)
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -180,13 +187,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         active = self._get_active_partitions()
-        wanted = {tp for tp in active if self._in_flight[tp] < MAX_IN_FLIGHT}
+        wanted = {tp for tp in active if self._in_flight[tp] < self._most_in_flight}
         if not wanted:
             await self._wait_for_room(timeout if active else NO_PARTITIONS_WAIT)
             return
         # A partition that gets room meanwhile must not wait for another one's records.
         timeout = timeout if len(wanted) == len(active) else SATURATED_WAIT
+        await asyncio.sleep(self._looked + GATHER_SECONDS - time.monotonic())
         fetched = await self._getmany(active_partitions=wanted, timeout=timeout)
+        self._looked = time.monotonic()
         if self.should_stop or self.app.should_stop:
             return  # and seek nowhere: what is acknowledged is about to be committed
         if not self.flow_active:
@@ -216,7 +225,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         # False as well for a chunk that was committed already, which makes room like any other.
         counted: bool = super().ack(message)
         if first and self._in_flight[message.tp] > 0:
-            self._in_flight[message.tp] -= 1
+            self._in_flight[message.tp] -= len(message.value)
             self._room.set()
         return counted
 
@@ -258,7 +267,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         acked = self.app.topics.acks_enabled_for(message.topic)
         if acked:
             self._delivered[tp].append(message.offset)
-            self._in_flight[tp] += 1
+            self._in_flight[tp] += len(message.value)
         # A rebalance suspends the flow, and must not wait for a conductor that waits for it.
         await self.wait_first(self.callback(message), self.suspend_flow.wait())
         self._read_offset[tp] = message.offset

@@ -28,7 +28,14 @@ from dafu.features.state import (
     EntityLayout,
 )
 from dafu.features.windows import linear_count
-from dafu.tables.working_set import HEAD, PartitionRecords, WorkingSet, archive_key, chunk_key
+from dafu.tables.working_set import (
+    HEAD,
+    PartitionRecords,
+    Share,
+    WorkingSet,
+    archive_key,
+    chunk_key,
+)
 
 __all__ = [
     "DEFAULT_LAST",
@@ -290,7 +297,7 @@ class _Entity(Struct, frozen=True):
 def _load(layout: EntityLayout, records: PartitionRecords, entity: bytes) -> _Entity | None:
     if records.get_many([HEAD + entity])[0] is None:
         return None
-    state = WorkingSet(layout, records, [entity], np.zeros(1, dtype=np.int64))
+    state = WorkingSet(layout, [Share(records, [entity])], np.zeros(1, dtype=np.int64))
     head = state.heads[0]
     first, end = int(head["first_event"]), int(head["next_event"])
     origin = int(state.origins[0])

@@ -53,10 +53,10 @@ class StateError(DafuError):
 
 
 def damaged(kind: str, key: bytes) -> StateError:
-    """What to raise for a record that is not there or has a length that no version gives it."""
+    """What to raise for a record that is not there, or holds what no version ever wrote."""
     return StateError(
-        f"{kind} state record {key!r} is missing or cut short: the local store or "
-        "the changelog is damaged; delete the local store to rebuild it from the changelog"
+        f"{kind} state record {key!r} is missing or damaged, and so is the local store or the "
+        "changelog; delete the local store to rebuild it from the changelog"
     )
 
 

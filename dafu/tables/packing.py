@@ -12,12 +12,45 @@ import numpy as np
 
 from dafu.columns import I64, U8, ByteColumn, copy_bytes
 from dafu.kernel import kernel
-from dafu.tables.changes import Changes
+from dafu.tables.changes import NOTHING, Changes
 
 _HEAD: Final = ord("H")
 _CHUNK: Final = ord("C")
 _ARCHIVE: Final = ord("A")
 _NUMBER_BYTES: Final = 8
+_MAX_NUMBER: Final = 2**53
+_MAX_FORGOTTEN: Final = 2**16  # chunks that one batch can let go
+
+
+@kernel
+def _unsound(heads: Any, chunk: int, retained: int) -> int:
+    for e in range(len(heads)):
+        h = heads[e]
+        if (
+            not 0 <= h.first_event <= h.next_event < _MAX_NUMBER
+            or h.next_event - h.first_event > retained
+            or h.first_event % chunk != 0
+            or not 0 <= h.first_event // chunk - h.chunks_from < _MAX_FORGOTTEN
+            or h.chunks_from < 0
+            or not 0 <= h.archived <= 1
+            or not 0 <= h.archive_slot <= 1
+        ):
+            return e
+    return -1
+
+
+def first_unsound(heads: Any, chunk: int, retained: int) -> int:
+    """Number of the first entity whose counters can not be true, -1 if there is none.
+
+    Parameters
+    ----------
+    heads : head dtype [E]
+    chunk : int
+        Events to a chunk.
+    retained : int
+        How many events an entity has at most.
+    """
+    return _unsound(heads, chunk, retained)
 
 
 @kernel
@@ -104,11 +137,13 @@ def _pack(
     key_lengths: I64,
     value_buffer: U8,
     value_lengths: I64,
+    ends: I64,
 ) -> int:
     """Lay out the records of the changed entities; the number of records written.
 
-    Called with empty output arrays it only counts: `key_lengths` [3] then receives the numbers of
-    records, key bytes and value bytes.
+    `ends` [changed] receives the number of records up to the end of each entity's. Called with
+    empty output arrays it only counts: `key_lengths` [3] then receives the numbers of records,
+    key bytes and value bytes.
     """
     counting = len(value_lengths) == 0
     n = 0
@@ -161,6 +196,7 @@ def _pack(
         key_at += 1 + length
         value_at += head_size + tail
         n += 1
+        ends[c] = n
     if counting:
         key_lengths[0] = n
         key_lengths[1] = key_at
@@ -179,8 +215,10 @@ def pack_changes(
     deleted_from: I64,
     archives: Any,
     archive_row: I64,
-) -> Changes:
+) -> tuple[Changes, I64]:
     """Records of the changed entities, in the order that `dafu.tables.working_set` prescribes.
+
+    With them int64 [changed]: how many records they are up to and with each entity's.
 
     Parameters
     ----------
@@ -223,12 +261,15 @@ def pack_changes(
         np.ascontiguousarray(heads["archive_slot"]),
     )
     no_bytes, none = np.empty(0, np.uint8), np.empty(0, np.int64)
-    totals = np.zeros(3, np.int64)
-    _pack(*fixed, no_bytes, totals, no_bytes, none)
+    totals, ends = np.zeros(3, np.int64), np.empty(len(changed), np.int64)
+    _pack(*fixed, no_bytes, totals, no_bytes, none, ends)
     n, key_bytes, value_bytes = totals.tolist()
     if n == 0:
-        return Changes.of([])
+        return NOTHING, ends
     keys, values = np.empty(key_bytes, np.uint8), np.empty(value_bytes, np.uint8)
     key_lengths, value_lengths = np.empty(n, np.int64), np.empty(n, np.int64)
-    _pack(*fixed, keys, key_lengths, values, value_lengths)
-    return Changes(ByteColumn.packed(keys, key_lengths), ByteColumn.packed(values, value_lengths))
+    _pack(*fixed, keys, key_lengths, values, value_lengths, ends)
+    changes = Changes(
+        ByteColumn.packed(keys, key_lengths), ByteColumn.packed(values, value_lengths)
+    )
+    return changes, ends

@@ -25,7 +25,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from dafu.features.state import (
 )
 from dafu.tables.changes import Change, Changes
 from dafu.tables.migrations import MIGRATIONS, StateError, damaged, present_marks
-from dafu.tables.packing import fill_events, pack_changes
+from dafu.tables.packing import fill_events, first_unsound, pack_changes
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("dafu packs its state in native byte order and needs a little-endian machine")
@@ -61,6 +61,13 @@ class PartitionRecords(Protocol):
         ...
 
 
+class Share(NamedTuple):
+    """What a batch needs of one partition: where its records are, and distinct ids."""
+
+    records: PartitionRecords
+    entities: Sequence[bytes]
+
+
 def chunk_key(number: int, entity: bytes) -> bytes:
     """Key of an entity's closed chunk."""
     return CHUNK + number.to_bytes(8, "big") + entity
@@ -77,10 +84,8 @@ class WorkingSet:
     Parameters
     ----------
     layout : EntityLayout
-    records : PartitionRecords
-        The partition that the entities live in.
-    entities : sequence of bytes
-        Distinct ids; an entity's number is its position here.
+    shares : sequence of Share
+        The entities by partition. An entity's number is its position in all of them together.
     arrivals : int array [entities]
         How many transactions of each the batch brings: room is made for as many events.
 
@@ -98,21 +103,32 @@ class WorkingSet:
     def __init__(
         self,
         layout: EntityLayout,
-        records: PartitionRecords,
-        entities: Sequence[bytes],
+        shares: Sequence[Share],
         arrivals: np.ndarray,
     ) -> None:
         self.layout = layout
         self._migrations = MIGRATIONS[layout.kind]
-        self.entities = entities
-        self._load_heads(records)
-        self._load_events(records, arrivals)
-        self._load_archives(records, arrivals)
+        self._shares = shares
+        self.entities = [entity for share in shares for entity in share.entities]
+        self._ends = np.cumsum([len(share.entities) for share in shares])
+        self._load_heads()
+        self._load_events(arrivals)
+        self._load_archives(arrivals)
 
-    def _load_heads(self, records: PartitionRecords) -> None:
+    def _get(self, keys: Sequence[bytes], owners: np.ndarray) -> list[bytes | None]:
+        """Records by key, each that of an entity (ascending numbers)."""
+        if len(self._shares) == 1:
+            return self._shares[0].records.get_many(keys)
+        values: list[bytes | None] = []
+        for share, end in zip(self._shares, np.searchsorted(owners, self._ends), strict=True):
+            values += share.records.get_many(keys[len(values) : end])
+        return values
+
+    def _load_heads(self) -> None:
         size = self.layout.head.itemsize
         blank = blank_head(self.layout)
-        values = records.get_many([HEAD + e for e in self.entities])
+        everybody = np.arange(len(self.entities))
+        values = self._get([HEAD + e for e in self.entities], everybody)
         values = self._migrations.heads(self.entities, values)
         self._stored = ByteColumn.of([blank if v is None else v for v in values])
         short = np.flatnonzero(self._stored.lengths < size)
@@ -121,13 +137,16 @@ class WorkingSet:
         packed = prefixes(self._stored, size)
         self._before = packed.copy()
         self.heads: Any = packed.view(self.layout.head)
+        unsound = first_unsound(self.heads, self.layout.chunk, RETAINED_MAX)
+        if unsound >= 0:
+            raise self._damaged(HEAD + self.entities[unsound])
         self._old_first = self.heads["first_event"].copy()
         self._old_next = self.heads["next_event"].copy()
 
     def _damaged(self, key: bytes) -> StateError:
         return damaged(self.layout.kind, key)
 
-    def _load_events(self, records: PartitionRecords, arrivals: np.ndarray) -> None:
+    def _load_events(self, arrivals: np.ndarray) -> None:
         size = self.layout.event.itemsize
         chunk = self.layout.chunk
         head_size = self.layout.head.itemsize
@@ -147,7 +166,8 @@ class WorkingSet:
                 )
                 for number in range(first, first + n)
             ]
-            values = self._migrations.chunks(keys, records.get_many(keys))
+            found = self._get(keys, np.repeat(owners, closed[owners]))
+            values = self._migrations.chunks(keys, found)
             joined = b"".join(values)  # type: ignore[arg-type]
         room = self._old_next - self._old_first + arrivals
         packed = fill_events(joined, closed * (chunk * size), self._stored, head_size, room * size)
@@ -156,7 +176,7 @@ class WorkingSet:
         np.cumsum(room[:-1], out=starts[1:])
         self.origins = starts - self._old_first
 
-    def _load_archives(self, records: PartitionRecords, arrivals: np.ndarray) -> None:
+    def _load_archives(self, arrivals: np.ndarray) -> None:
         needs = (self.heads["archived"] == 1) | (
             self._old_next - self._old_first + arrivals > RETAINED_MAX
         )
@@ -173,13 +193,13 @@ class WorkingSet:
             archive_key(slot, self.entities[e])
             for e, slot in zip(stored.tolist(), self.heads["archive_slot"][stored], strict=True)
         ]
-        values = self._migrations.archives(keys, records.get_many(keys))
+        values = self._migrations.archives(keys, self._get(keys, stored))
         for e, value in zip(stored, values, strict=True):
             self.archives[self.archive_of[e]] = np.frombuffer(value or b"", self.layout.archive)[0]
         self._old_through = self.archives["through"].copy()
 
-    def changes(self) -> Changes:
-        """Records to log and to store, in the order in which they must be written.
+    def changes(self) -> list[Changes]:
+        """Records to log and to store, share by share, in the order in which they must be written.
 
         An entity whose state did not change has none.
         """
@@ -194,7 +214,7 @@ class WorkingSet:
             archived = archived[self.archives["through"] != self._old_through]
             heads["archive_slot"][archived] ^= 1
             archive_row[archived] = self.archive_of[archived]
-        return pack_changes(
+        packed, ends = pack_changes(
             changed,
             ByteColumn.of(self.entities),
             heads,
@@ -206,6 +226,10 @@ class WorkingSet:
             self.archives,
             archive_row,
         )
+        if len(self._shares) == 1:
+            return [packed]
+        cuts = np.concatenate(([0], ends))[np.searchsorted(changed, self._ends)].tolist()
+        return [packed[a:b] for a, b in zip([0, *cuts[:-1]], cuts, strict=True)]
 
 
 _BLANKS: dict[str, bytes] = {}

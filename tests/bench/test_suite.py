@@ -117,9 +117,9 @@ async def test_a_load_generator_that_was_held_up_catches_up_and_says_so() -> Non
     load = Load("", "", "t", 1000.0, 0.002, 0.0)
     data = [b"x"] * 300
     began = time.monotonic_ns()
-    sent = await Generator(out, load, data, data, [0, 1] * 150).run(began)
+    sent = await Generator(out, load, data, data).run(began)
     assert sum(out.sizes) == sent.records == 300
-    assert max(out.sizes) >= 40  # what fell due meanwhile, of one of two partitions
+    assert max(out.sizes) >= 80  # what fell due meanwhile
     assert sent.late_max_ms >= 90
     assert sent.published_max_ms >= 90
     assert (time.monotonic_ns() - began) / 1e9 >= 0.299

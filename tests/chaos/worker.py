@@ -39,13 +39,12 @@ from tests.integration.brisk import app
 _BREAK_DELAY: Final = 0.5  # longer than the commit interval of chaos runs
 
 injector = FaultInjector(Path(os.environ["CHAOS_DIR"]))
-_chunk: ContextVar[Any] = ContextVar("chunk")
-"""The chunk that the running task works on."""
+_chunks: ContextVar[Any] = ContextVar("chunks")
+"""The chunks that the running task works on."""
 
 
 def _where() -> str:
-    chunk = _chunk.get(None)
-    return "" if chunk is None else f"{chunk.topic}[{chunk.partition}]"
+    return ", ".join(f"{chunk.topic}[{chunk.partition}]" for chunk in _chunks.get(()))
 
 
 def _wrap(cls: type, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
@@ -57,10 +56,10 @@ def _wrap(cls: type, name: str, make: Callable[[Any], Callable[..., Any]]) -> No
 
 
 def _around_process(process: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
-    async def wrapper(self: Any, chunk: Any) -> None:
-        _chunk.set(chunk)
+    async def wrapper(self: Any, chunks: Any) -> None:
+        _chunks.set(chunks)
         injector.reached("read", _where())
-        await process(self, chunk)
+        await process(self, chunks)
 
     return wrapper
 
@@ -68,7 +67,7 @@ def _around_process(process: Callable[..., Coroutine[Any, Any, None]]) -> Callab
 def _around_run(run: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         output = run(*args, **kwargs)
-        if _chunk.get(None) is not None:  # the warm-up runs the stages as well
+        if _chunks.get(()):  # the warm-up runs the stages as well
             injector.reached("computed", _where())
         return output
 
@@ -86,7 +85,7 @@ def _around_commit(commit: Callable[..., Coroutine[Any, Any, None]]) -> Callable
 
 def _around_apply(apply: Callable[..., None]) -> Callable[..., Any]:
     def wrapper(self: Any, number: int, *args: Any, **kwargs: Any) -> None:
-        if _chunk.get(None) is not None:
+        if _chunks.get(()):
             injector.reached("changelog-acked", _where())
         else:
             injector.reached(RECOVERING, f"{self.table_name}[{number}]")
@@ -149,10 +148,11 @@ def _acknowledge_before_the_changelog() -> None:
         return wrapper
 
     def hasty(commit: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
-        async def wrapper(*args: Any, **kwargs: Any) -> None:
-            app.consumer.ack(messages.pop(id(_chunk.get())))
+        async def wrapper(self: Any, sender: Any, partition: int, *args: Any) -> None:
+            [chunk] = [chunk for chunk in _chunks.get() if chunk.partition == partition]
+            app.consumer.ack(messages.pop(id(chunk)))
             await asyncio.sleep(_BREAK_DELAY)
-            await commit(*args, **kwargs)
+            await commit(self, sender, partition, *args)
 
         return wrapper
 

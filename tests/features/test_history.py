@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from dafu.features.catalogue import FEATURES, INDEX, MERCHANT_FEATURES
 from dafu.rules import compile_rules
-from dafu.stages.batch import InputBatch
+from dafu.stages.batch import InputBatch, Piece
 from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
 from dafu.tables.records import MemoryRecords
@@ -35,7 +35,7 @@ from tests.oracle import (
     tolerance,
     user_history,
 )
-from tests.streams import START, batches, user_stage
+from tests.streams import START, alone, batches, user_stage
 
 FILE = os.environ.get("DAFU_TEST_HISTORY")
 DAYS = float(os.environ.get("DAFU_TEST_HISTORY_DAYS", "7"))
@@ -105,15 +105,19 @@ def run(history: list[Payment], size: int) -> Run:
     rows = []
     began = time.perf_counter()
     for batch in batches(history, [size] * (len(history) // size + 1)):
-        first = users.run(batch, state[0])
+        first = users.run(batch, alone(state[0]))
         assert not first.rejected
         assert len(first.forward_keys) == len(batch)
         forwarded = InputBatch(
-            0, first.forward_keys, first.forward_values, batch.offsets, batch.timestamps
+            [Piece(0, 0, len(batch))],
+            first.forward_keys,
+            first.forward_values,
+            batch.offsets,
+            batch.timestamps,
         )
-        second = merchants.run(forwarded, state[1])
+        second = merchants.run(forwarded, alone(state[1]))
         rows.append(second.features)
-        for k, changes in enumerate((first.changes, second.changes)):
+        for k, changes in enumerate((first.only_changes, second.only_changes)):
             state[k].write(changes)
             logged[k] += sum(len(key) + len(value or b"") for key, value in changes)
     per = (logged[0] / len(history), logged[1] / len(history))

@@ -18,6 +18,7 @@ from dafu.tables.working_set import ARCHIVE, CHUNK, HEAD
 from tests.oracle import DAY_MS, MS, Payment, UserOracle, assert_features
 from tests.streams import (
     START,
+    alone,
     batches,
     choices,
     copy,
@@ -101,10 +102,10 @@ def crash_and_run_again(
     stage = user_stage()
     at_crash = records
     for i, batch in enumerate(inputs):
-        output = stage.run(batch, records)
+        output = stage.run(batch, alone(records))
         if i == crash:
-            at_crash = copy(records, output.changes[: kept % (len(output.changes) + 1)])
-        records.write(output.changes)
+            at_crash = copy(records, output.only_changes[: kept % (len(output.only_changes) + 1)])
+        records.write(output.only_changes)
         outputs.append(output)
     whole = forwarded(outputs)
     published = forwarded(outputs[: crash + 1])
@@ -176,20 +177,20 @@ def test_a_crash_between_archive_and_head_is_among_those_tested(busy: list[Payme
     stage = user_stage()
     found = 0
     for batch in batches(busy, [300] * 6):
-        output = stage.run(batch, records)
-        kinds = [key[:1] for key, _ in output.changes]
+        output = stage.run(batch, alone(records))
+        kinds = [key[:1] for key, _ in output.only_changes]
         for k in (k for k, kind in enumerate(kinds) if kind == ARCHIVE):
             found += 1
-            crashed = copy(records, output.changes[: k + 1])
-            again = stage.run(batch, crashed)
-            mine = output.changes[k][0][2:]
-            heads = [key for key, _ in output.changes[k + 1 :] if key == HEAD + mine]
+            crashed = copy(records, output.only_changes[: k + 1])
+            again = stage.run(batch, alone(crashed))
+            mine = output.only_changes[k][0][2:]
+            heads = [key for key, _ in output.only_changes[k + 1 :] if key == HEAD + mine]
             assert heads, "an archive comes before its head"
             known = forwarded([output])
             assert forwarded([again]).items() <= known.items()
             features = [header(v)["features"] for v in again.forward_values.present()]
             assert max(f[USER_INDEX["user_windows_approximate"]] for f in features) == 1.0
-        records.write(output.changes)
+        records.write(output.only_changes)
     assert found >= 6
 
 
@@ -262,7 +263,7 @@ def test_forgotten_payments_leave_no_record_and_no_error() -> None:
             head = header(value)
             tx = stream[int(head["offset"])]
             assert_features(NAMES, head["features"], oracle.add(tx), tx.transaction_id)
-        chunks = [k for k, v in output.changes if k.startswith(CHUNK) and v is None]
+        chunks = [k for k, v in output.only_changes if k.startswith(CHUNK) and v is None]
         deleted += len(chunks)
     assert deleted >= (n - 100) // USERS.chunk, "chunks older than 37 days are deleted"
     _, packed, _ = states(USERS, records.data)[b"u"]

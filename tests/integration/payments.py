@@ -91,8 +91,8 @@ def replay(
     for at in range(0, len(log), cut):
         piece = log[at : at + cut]
         batch = RecordBatch.of(piece[0].topic, piece[0].partition, piece)
-        output = stage.run(input_batch(batch), records)
-        records.write(output.changes)
+        output = stage.run(input_batch([batch]), lambda _: records)
+        records.write(output.only_changes)
         yield piece, output
 
 

@@ -16,12 +16,14 @@ from dafu.rules import compile_rules, parse_rules
 from dafu.schema import MAX_DEPTH, decode_decision
 from dafu.stages.batch import FORWARD, InputBatch, MerchantOutput, UserOutput
 from dafu.stages.decide import Thresholds
-from dafu.stages.merchants import LayoutMismatchError, MerchantStage
+from dafu.stages.forwarded import LayoutMismatchError
+from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
 from dafu.tables.records import MemoryRecords
 from tests.oracle import MerchantOracle, Payment, assert_features
 from tests.streams import (
     START,
+    alone,
     batches,
     choices,
     copy,
@@ -58,12 +60,12 @@ def log_with_repeats(stream: list[Payment], sizes: list[int], crashes: list[int]
     records, stage, log = MemoryRecords(), user_stage(), []
     for i, batch in enumerate(batches(stream, sizes)):
         if i < len(crashes):
-            output = stage.run(batch, records)
+            output = stage.run(batch, alone(records))
             log += pairs(output)
-            records.write(output.changes[: crashes[i]])
-        output = stage.run(batch, records)
+            records.write(output.only_changes[: crashes[i]])
+        output = stage.run(batch, alone(records))
         log += pairs(output)
-        records.write(output.changes)
+        records.write(output.only_changes)
     return log
 
 
@@ -108,10 +110,10 @@ def test_one_decision_each_whatever_repeats_cuts_and_crashes(
     outputs = []
     crash %= len(work)
     for i, batch in enumerate(work):
-        output = stage.run(batch, records)
+        output = stage.run(batch, alone(records))
         if i == crash:
-            crashed = copy(records, output.changes[: kept % (len(output.changes) + 1)])
-        records.write(output.changes)
+            crashed = copy(records, output.only_changes[: kept % (len(output.only_changes) + 1)])
+        records.write(output.only_changes)
         outputs.append(output)
     whole = decisions(outputs)
     sources = Counter(int(header(value)["offset"]) for _, value in log)
@@ -126,8 +128,8 @@ def test_one_decision_each_whatever_repeats_cuts_and_crashes(
         recut = inputs(log[first:], sizes_again, first)
         late = []
         for batch in recut:
-            late.append(stage.run(batch, again))
-            again.write(late[-1].changes)
+            late.append(stage.run(batch, alone(again)))
+            again.write(late[-1].only_changes)
         repeated = decisions(late)
         for who, values in repeated.items():
             assert len(values) == 1
@@ -146,8 +148,8 @@ def test_features_come_complete_and_in_order(stream: list[Payment], sizes: list[
     records, stage = MemoryRecords(), merchant_stage()
     outputs = []
     for batch in inputs(log, sizes):
-        outputs.append(stage.run(batch, records))
-        records.write(outputs[-1].changes)
+        outputs.append(stage.run(batch, alone(records)))
+        records.write(outputs[-1].only_changes)
     rows = np.vstack([o.features for o in outputs])
     assert rows.shape == (len(log), len(NAMES))
     oracles: dict[bytes, MerchantOracle] = defaultdict(MerchantOracle)
@@ -167,12 +169,12 @@ def test_what_was_decided_is_fenced_and_a_repeat_is_not() -> None:
     log = log_with_repeats(generated_stream(), [4], [0])
     records, stage = MemoryRecords(), merchant_stage()
     for batch in inputs(log, []):
-        output = stage.run(batch, records)
+        output = stage.run(batch, alone(records))
         assert (output.fenced, output.repeats, len(output.decisions)) == (0, 4, 6)
-        records.write(output.changes)
-        again = stage.run(batch, records)
+        records.write(output.only_changes)
+        again = stage.run(batch, alone(records))
         assert (again.fenced, again.repeats, len(again.decisions)) == (10, 0, 0)
-        assert again.changes == []
+        assert again.only_changes == []
 
 
 def generated_stream() -> list[Payment]:
@@ -210,10 +212,10 @@ def test_an_unreadable_attribute_is_a_missing_one(extra: bytes, fires: bool) -> 
     stage = MerchantStage(rules, None, Thresholds())
     plain = json.dumps({**RECORD, "timestamp": START}).encode()
     values = [plain[:-1] + b", " + extra + b"}", plain.replace(b'"t"', b'"t2"')]
-    first = user_stage().run(InputBatch.of(0, [b"u"] * 2, values), MemoryRecords())
+    first = user_stage().run(InputBatch.of(0, [b"u"] * 2, values), alone(MemoryRecords()))
     assert first.rejected == []
     batch = forwarded_batch(first)
-    output = stage.run(batch, MemoryRecords())
+    output = stage.run(batch, alone(MemoryRecords()))
     decided = [decode_decision(d) for d in output.decisions.present()]
     assert [d.decision for d in decided] == ["block" if fires else "approve", "approve"]
 
@@ -222,9 +224,9 @@ def test_an_attribute_named_like_a_field_is_that_field() -> None:
     text = ATTRIBUTE_RULE.replace("attributes.mark == 'x'", "attributes.country == country")
     stage = MerchantStage(parse_rules(text, RULE_NAMES, ALIASES), None, Thresholds())
     values = [json.dumps({**RECORD, "timestamp": START, "country": "DE"}).encode()]
-    first = user_stage().run(InputBatch.of(0, [b"u"], values), MemoryRecords())
+    first = user_stage().run(InputBatch.of(0, [b"u"], values), alone(MemoryRecords()))
     batch = forwarded_batch(first)
-    output = stage.run(batch, MemoryRecords())
+    output = stage.run(batch, alone(MemoryRecords()))
     assert decode_decision(output.decisions.present()[0]).decision == "block"
 
 
@@ -234,7 +236,7 @@ def test_foreign_records_are_refused_and_other_layouts_stop() -> None:
     )
     key, value = log[0]
     batch = InputBatch.of(0, [b"m", None, key], [b"{}", value, value])
-    output = merchant_stage().run(batch, MemoryRecords())
+    output = merchant_stage().run(batch, alone(MemoryRecords()))
     assert [(r.index, r.reason) for r in output.rejected] == [
         (0, "not_forwarded"),
         (1, "not_forwarded"),
@@ -244,4 +246,4 @@ def test_foreign_records_are_refused_and_other_layouts_stop() -> None:
     head["layout"] ^= 1
     other = head.tobytes() + value[FORWARD.itemsize :]
     with pytest.raises(LayoutMismatchError, match="offset 7"):
-        merchant_stage().run(InputBatch.of(0, [key], [other], 7), MemoryRecords())
+        merchant_stage().run(InputBatch.of(0, [key], [other], 7), alone(MemoryRecords()))

@@ -92,10 +92,15 @@ def assert_empty(result: Scan, i: int) -> None:
     assert result.time[i] == 0
 
 
-@pytest.fixture(scope="module")
-def generated() -> list[bytes]:
+def generated_values() -> list[bytes]:
+    """Records as the generator makes them."""
     table = generate(users=60, merchants=30, days=10, seed=11).drop_columns(list(LABEL_COLUMNS))
     return [value for batch in table.to_batches() for _, value in to_records(batch)]
+
+
+@pytest.fixture(scope="module")
+def generated() -> list[bytes]:
+    return generated_values()
 
 
 # What the scanner knows of the schema

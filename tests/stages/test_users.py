@@ -17,7 +17,7 @@ from dafu.stages.users import UserStage
 from dafu.tables.records import MemoryRecords
 from dafu.tables.working_set import HEAD
 from tests.oracle import DAY_MS, Payment
-from tests.streams import START, choices, payments, to_json, user_stage
+from tests.streams import START, alone, choices, payments, to_json, user_stage
 
 GOOD = {"transaction_id": "t", "user_id": "u", "merchant_id": "m", "amount": 1, "timestamp": START}
 BAD: tuple[bytes | None, ...] = (
@@ -52,11 +52,11 @@ def run(
         0, [b"u"] * n if keys is None else keys, values, 0, timestamps or [START] * n
     )
     batch = msgspec.structs.replace(batch, rerouted=rerouted)
-    return (stage or user_stage()).run(batch, records or MemoryRecords())
+    return (stage or user_stage()).run(batch, alone(records or MemoryRecords()))
 
 
 def nothing(output: UserOutput) -> bool:
-    return len(output.forward_values) == len(output.changes) == 0
+    return len(output.forward_values) == len(output.only_changes) == 0
 
 
 def without_offsets(values: ByteColumn) -> list[bytes]:
@@ -122,7 +122,7 @@ def test_a_record_under_a_wrong_key_goes_round_once() -> None:
     assert output.reroutes == [(1, b"u"), (2, b"u")]
     assert [(r.index, r.reason) for r in output.rejected] == [(3, "wrong_key")]
     assert len(output.forward_values) == 1
-    assert [k for k, _ in output.changes] == [HEAD + b"u"]
+    assert [k for k, _ in output.only_changes] == [HEAD + b"u"]
 
 
 def test_only_wrong_keys_change_nothing() -> None:
@@ -138,7 +138,7 @@ def test_only_wrong_keys_change_nothing() -> None:
 def test_a_time_too_far_ahead_of_its_record(sent: int, refused: bool) -> None:
     output = run([json.dumps(GOOD).encode()], stage=UserStage(DAY_MS), timestamps=[sent])
     assert [r.reason for r in output.rejected] == ["future_timestamp"] * refused
-    assert bool(output.changes) is not refused
+    assert bool(output.only_changes) is not refused
 
 
 def test_a_conflict_is_refused_and_the_first_one_stands() -> None:
@@ -146,12 +146,12 @@ def test_a_conflict_is_refused_and_the_first_one_stands() -> None:
     for offset, amount in enumerate((5, 6, 5)):
         value = json.dumps({**GOOD, "amount": amount}).encode()
         batch = InputBatch.of(0, [b"u"], [value], offset, [START])
-        output = stage.run(batch, records)
-        records.write(output.changes)
+        output = stage.run(batch, alone(records))
+        records.write(output.only_changes)
         reasons = [r.reason for r in output.rejected]
         assert reasons == (["conflicting_duplicate"] if amount == 6 else [])
         assert output.duplicates == (offset == 2)
         assert len(output.forward_values) == (offset == 0)
-    again = stage.run(batch, records)
+    again = stage.run(batch, alone(records))
     assert again.fenced == 1
     assert nothing(again)

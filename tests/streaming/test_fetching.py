@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 
 from dafu.columns import ByteColumn
-from dafu.streaming.fetching import RecordSet, fetch_chunks, keep_record_sets
+from dafu.streaming.fetching import RecordSet, fetch_chunks, keep_fetching, keep_record_sets
 from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender
 from dafu.streaming.wire import CorruptRecordsError
@@ -188,3 +188,37 @@ async def test_what_was_handed_out_is_freed_without_the_garbage_collector(reader
         assert held() == before
     finally:
         gc.enable()
+
+
+async def test_the_end_of_a_request_is_noticed_whenever_records_are_taken() -> None:
+    """Taking records wakes the fetcher in the turn of the loop in which its request ends."""
+    looks: list[bool] = []
+
+    class Fetcher:
+        """What of a fetcher's routine matters: when it looks, and whether it takes the broker for
+        busy then."""
+
+        def __init__(self) -> None:
+            self._pending_tasks: set[asyncio.Task[bool]] = set()
+            self._wait_consume_future = asyncio.get_running_loop().create_future()
+
+        async def _proc_fetch_request(self) -> bool:
+            await asyncio.sleep(0)
+            return False
+
+        def _notify(self, future: asyncio.Future[None]) -> None:
+            looks.append(future is self._wait_consume_future)
+
+    fetcher = Fetcher()
+    keep_fetching(fetcher)
+    task = asyncio.create_task(fetcher._proc_fetch_request())
+    fetcher._pending_tasks.add(task)
+    assert await task is False
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert looks == [], "a request is under way, so its end will wake the routine"
+    fetcher._pending_tasks.clear()
+    assert await fetcher._proc_fetch_request() is False
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert looks == [True]

@@ -354,5 +354,5 @@ def test_damage_is_reported_as_such() -> None:
     run(pipeline, [payment(0, "ann", START)])
     key = HEAD + b"ann"
     pipeline.user_records.data[key] = pipeline.user_records.data[key][:-1]
-    with pytest.raises(StateError, match="cut short"):
+    with pytest.raises(StateError, match="missing or damaged"):
         describe_user(pipeline.user_records, b"ann")

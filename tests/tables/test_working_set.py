@@ -25,6 +25,7 @@ from dafu.tables.working_set import (
     ARCHIVE,
     CHUNK,
     HEAD,
+    Share,
     WorkingSet,
     archive_key,
     blank_head,
@@ -36,9 +37,14 @@ LAYOUTS = pytest.mark.parametrize("layout", [USERS, MERCHANTS], ids=["users", "m
 
 
 def load(layout: EntityLayout, records: MemoryRecords, *arrivals: tuple[bytes, int]) -> WorkingSet:
-    return WorkingSet(
-        layout, records, [e for e, _ in arrivals], np.array([n for _, n in arrivals], np.int64)
-    )
+    share = Share(records, [e for e, _ in arrivals])
+    return WorkingSet(layout, [share], np.array([n for _, n in arrivals], np.int64))
+
+
+def changes_of(state: WorkingSet) -> Changes:
+    """The changes of a state of one share."""
+    (changes,) = state.changes()
+    return changes
 
 
 def append(state: WorkingSet, e: int, n: int, drop: int = 0) -> None:
@@ -66,14 +72,14 @@ def test_records_of_a_growing_entity(layout: EntityLayout) -> None:
     state = load(layout, records, (b"a", chunk - 1))
     assert state.heads["last_time"].tolist() == [NEVER]
     append(state, 0, chunk - 1)
-    changes = state.changes()
+    changes = changes_of(state)
     assert [k for k, _ in changes] == [b"Ha"]
     assert len(changes[0][1] or b"") == head + (chunk - 1) * event
     records.write(changes)
 
     state = load(layout, records, (b"a", chunk + 2))
     append(state, 0, chunk + 2)
-    changes = state.changes()
+    changes = changes_of(state)
     keys = [k for k, _ in changes]
     assert keys == [chunk_key(0, b"a"), chunk_key(1, b"a"), b"Ha"]
     assert [len(v or b"") for _, v in changes] == [chunk * event] * 2 + [head + event]
@@ -88,7 +94,7 @@ def test_an_exactly_full_chunk_is_closed_and_the_open_one_empty(layout: EntityLa
     records = MemoryRecords()
     state = load(layout, records, (b"a", layout.chunk))
     append(state, 0, layout.chunk)
-    changes = state.changes()
+    changes = changes_of(state)
     assert [k for k, _ in changes] == [chunk_key(0, b"a"), b"Ha"]
     assert len(changes[-1][1] or b"") == layout.head.itemsize
     records.write(changes)
@@ -100,11 +106,11 @@ def test_only_what_changed_is_written(layout: EntityLayout) -> None:
     records = MemoryRecords()
     state = load(layout, records, (b"a", 1), (b"b", 1), (b"c", 1))
     append(state, 1, 1)
-    changes = state.changes()
+    changes = changes_of(state)
     assert [k for k, _ in changes] == [b"Hb"]
     records.write(changes)
-    assert load(layout, records, (b"a", 5), (b"b", 5)).changes() == []
-    assert load(layout, records).changes() == []
+    assert changes_of(load(layout, records, (b"a", 5), (b"b", 5))) == []
+    assert changes_of(load(layout, records)) == []
 
 
 @LAYOUTS
@@ -113,26 +119,26 @@ def test_tombstones_wait_until_a_durable_head_let_go(layout: EntityLayout) -> No
     chunk = layout.chunk
     state = load(layout, records, (b"a", 3 * chunk))
     append(state, 0, 3 * chunk)
-    records.write(state.changes())
+    records.write(changes_of(state))
 
     state = load(layout, records, (b"a", 1))
     append(state, 0, 1, drop=2 * chunk)
-    letting_go = state.changes()
+    letting_go = changes_of(state)
     assert [k for k, _ in letting_go] == [b"Ha"], "the old head still refers to the chunks"
     records.write(letting_go)
     assert numbers(load(layout, records, (b"a", 0)), 0) == list(range(2 * chunk, 3 * chunk + 1))
-    assert load(layout, records, (b"a", 1)).changes() == []
+    assert changes_of(load(layout, records, (b"a", 1))) == []
 
     state = load(layout, records, (b"a", 1))
     append(state, 0, 1)
-    deleting = state.changes()
+    deleting = changes_of(state)
     assert deleting[:-1] == [(chunk_key(0, b"a"), None), (chunk_key(1, b"a"), None)]
     records.write(deleting)
     assert sorted(records.data) == [chunk_key(2, b"a"), b"Ha"]
 
     state = load(layout, records, (b"a", 1))
     append(state, 0, 1)
-    assert [k for k, _ in state.changes()] == [b"Ha"], "deleted once"
+    assert [k for k, _ in changes_of(state)] == [b"Ha"], "deleted once"
 
 
 @LAYOUTS
@@ -147,16 +153,16 @@ def test_an_archive_alternates_between_two_records(layout: EntityLayout) -> None
         state.heads["archived"] = 1
         state.archives[0]["through"] = turn * step
         state.archives[0]["count"][0, 0] = turn
-        changes = state.changes()
-        assert changes == state.changes(), "asking twice changes nothing"
+        changes = changes_of(state)
+        assert changes == changes_of(state), "asking twice changes nothing"
         archives = [k for k, _ in changes if k.startswith(ARCHIVE)]
         assert archives == [archive_key(slot, b"b")]
         records.write(changes)
         state = load(layout, records, (b"b", 1))
         assert state.archives[0]["count"][0, 0] == turn
         append(state, 0, 1)
-        records.write(state.changes())
-        assert not any(k.startswith(ARCHIVE) for k, _ in state.changes()), "unchanged, unwritten"
+        records.write(changes_of(state))
+        assert not any(k.startswith(ARCHIVE) for k, _ in changes_of(state)), "unchanged, unwritten"
 
 
 @settings(max_examples=60, deadline=None)
@@ -178,7 +184,7 @@ def test_every_prefix_of_the_changes_is_a_state_from_which_to_go_on(
     before: dict[bytes, Any] = {}
     for i, turn in enumerate(turns):
         state = step(records, entities, turn)
-        changes = state.changes()
+        changes = changes_of(state)
         if i == crash:
             prefix = changes[: kept % (len(changes) + 1)]
             crashed = MemoryRecords()
@@ -195,14 +201,14 @@ def test_every_prefix_of_the_changes_is_a_state_from_which_to_go_on(
                 entities,
                 [(0, 0) if HEAD + e in done else t for e, t in zip(entities, turn, strict=True)],
             )
-            crashed.write(again.changes())
+            crashed.write(changes_of(again))
             assert crashed.data == records.data
         records.write(changes)
         before = states(USERS, records.data)
 
 
 def step(records: MemoryRecords, entities: list[bytes], turn: list[tuple[int, int]]) -> WorkingSet:
-    state = WorkingSet(USERS, records, entities, np.array([n for n, _ in turn], np.int64))
+    state = WorkingSet(USERS, [Share(records, entities)], np.array([n for n, _ in turn], np.int64))
     for e, (n, chunks) in enumerate(turn):
         if not n:
             continue
@@ -239,7 +245,7 @@ def written(layout: EntityLayout) -> tuple[MemoryRecords, Changes]:
     append(state, 0, n, drop=n // layout.chunk * layout.chunk - 2 * layout.chunk)
     state.heads["archived"] = 1
     state.archives["through"] = 1
-    changes = state.changes()
+    changes = changes_of(state)
     records.write(changes)
     return records, changes
 
@@ -267,7 +273,7 @@ def test_entities_that_are_prefixes_of_each_other_stay_apart() -> None:
     for i, _ in enumerate(names):
         state = load(USERS, records, *[(name, 40) for name in names])
         append(state, i, 20 + i)
-        records.write(state.changes())
+        records.write(changes_of(state))
     state = load(USERS, records, *[(name, 0) for name in names])
     for i, _ in enumerate(names):
         assert numbers(state, i) == list(range(20 + i))

@@ -167,15 +167,13 @@ class Worker:
         for p in payments:
             key, value = p["user_id"].encode(), json.dumps(p).encode()
             at = _partition_of(key) if partition is None else partition
-            first = self.users.stage.run(
-                self._batch(at, key, value), self.users.table.partition(at)
-            )
-            self.users.table.records.apply(at, first.changes, Position(self._offset))
+            first = self.users.stage.run(self._batch(at, key, value), self.users.table.partition)
+            self.users.table.records.apply(at, first.only_changes, Position(self._offset))
             (key,), (value,) = first.forward_keys.present(), first.forward_values.present()
             at = _partition_of(key) if partition is None else partition
             table = self.merchants.table
-            second = self.merchants.stage.run(self._batch(at, key, value), table.partition(at))
-            table.records.apply(at, second.changes, Position(self._offset))
+            second = self.merchants.stage.run(self._batch(at, key, value), table.partition)
+            table.records.apply(at, second.only_changes, Position(self._offset))
 
     def records(self, agent: UsersAgent | MerchantsAgent, partition: int) -> dict[bytes, bytes]:
         """The raw records of a partition of the agent's table."""

@@ -336,7 +336,7 @@ async def test_damaged_state_is_a_problem_that_says_so(worker: Worker) -> None:
     worker.apply([payment(0, "ann")])
     data = worker.records(worker.users, partition_of("ann"))
     data[HEAD + b"ann"] = data[HEAD + b"ann"][:-8]
-    assert_problem(await worker.user("ann"), 500, "missing or cut short")
+    assert_problem(await worker.user("ann"), 500, "missing or damaged")
 
 
 async def test_errors_keep_their_details_to_the_log(

@@ -1,0 +1,174 @@
+"""Chunks of several partitions in one batch: what goes together, in which order, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dafu.agents.shell import consume, input_batch
+from dafu.stages.batch import Piece
+from dafu.streaming.dead_letters import REROUTED
+from dafu.streaming.records import RecordBatch
+
+
+def chunk(partition: int, first: int, size: int, headers: Sequence[Any] = ()) -> RecordBatch:
+    records = [
+        SimpleNamespace(
+            offset=n, timestamp=n, key=b"%d" % partition, value=b"%d" % n, headers=headers
+        )
+        for n in range(first, first + size)
+    ]
+    return RecordBatch.of("t", partition, records)
+
+
+class Stream:
+    """Gives events when told to, and notes what is acknowledged."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[RecordBatch] = []
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+
+    def noack(self) -> Stream:
+        return self
+
+    async def events(self) -> AsyncIterator[Any]:
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    async def ack(self, event: Any) -> None:
+        self.acknowledged.append(event.value)
+
+    def put(self, *chunks: RecordBatch) -> None:
+        for each in chunks:
+            self._events.put_nowait(SimpleNamespace(value=each))
+
+    def end(self) -> None:
+        self._events.put_nowait(None)
+
+
+class Work:
+    """Notes the batches that it is given and holds each up until it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[RecordBatch]] = []
+        self.doors: deque[asyncio.Event] = deque()
+
+    async def process(self, chunks: Sequence[RecordBatch]) -> None:
+        self.batches.append(list(chunks))
+        self.doors.append(door := asyncio.Event())
+        await door.wait()
+
+    def let_go(self) -> None:
+        self.doors.popleft().set()
+
+
+async def turn() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_chunks_become_pieces_and_those_of_a_partition_one() -> None:
+    batch = input_batch([chunk(2, 5, 2), chunk(2, 7, 1), chunk(0, 0, 2, [(REROUTED, b"1")])])
+    assert batch.pieces == [Piece(2, 0, 3), Piece(0, 3, 5)]
+    assert batch.offsets.tolist() == [5, 6, 7, 0, 1]
+    assert batch.timestamps.tolist() == [5, 6, 7, 0, 1]
+    assert batch.partitions.tolist() == [2, 2, 2, 0, 0]
+    assert batch.keys.tolist() == [b"2", b"2", b"2", b"0", b"0"]
+    assert batch.values.tolist() == [b"5", b"6", b"7", b"0", b"1"]
+    assert batch.rerouted == {3, 4}
+
+
+async def test_what_comes_while_a_batch_is_in_work_goes_into_the_next() -> None:
+    stream, work = Stream(), Work()
+    running = asyncio.create_task(consume(stream, work.process, 100))
+    first = chunk(0, 0, 3)
+    stream.put(first)
+    await turn()
+    later = [chunk(0, 3, 1), chunk(1, 0, 2), chunk(0, 4, 1)]
+    stream.put(*later)
+    await turn()
+    assert work.batches == [[first]]
+    work.let_go()
+    await turn()
+    assert stream.acknowledged == [first]
+    assert work.batches[1] in ([later[0], later[2], later[1]], [later[1], later[0], later[2]])
+    work.let_go()
+    await turn()
+    stream.end()
+    await running
+    assert len(stream.acknowledged) == 4
+
+
+async def test_a_full_batch_of_other_partitions_does_not_wait() -> None:
+    stream, work = Stream(), Work()
+    running = asyncio.create_task(consume(stream, work.process, 10))
+    stream.put(chunk(0, 0, 10))
+    await turn()
+    stream.put(chunk(0, 10, 10), chunk(1, 0, 6))
+    await turn()
+    assert len(work.batches) == 1, "partition 0 is in work, and 1 alone is worth waiting for"
+    stream.put(chunk(2, 0, 6))
+    await turn()
+    assert [[c.partition for c in b] for b in work.batches] == [[0], [1]], "6 + 6 are more than 10"
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_failure_ends_everything_and_acknowledges_nothing() -> None:
+    stream = Stream()
+
+    async def fail(chunks: Sequence[RecordBatch]) -> None:
+        raise ValueError("no")
+
+    stream.put(chunk(0, 0, 1))
+    with pytest.raises(ValueError, match="no"):
+        await consume(stream, fail, 10)
+    assert stream.acknowledged == []
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 12)), max_size=25),
+    most=st.integers(1, 30),
+    order=st.randoms(use_true_random=False),
+)
+def test_partitions_keep_their_order_and_no_batch_is_too_large(
+    sizes: list[tuple[int, int]], most: int, order: Any
+) -> None:
+    asyncio.run(_in_any_order(sizes, most, order))
+
+
+async def _in_any_order(sizes: list[tuple[int, int]], most: int, order: Any) -> None:
+    stream, work = Stream(), Work()
+    running = asyncio.create_task(consume(stream, work.process, most))
+    ends = dict.fromkeys(range(4), 0)
+    for partition, size in sizes:
+        stream.put(chunk(partition, ends[partition], size))
+        ends[partition] += size
+        if order.random() < 0.5:
+            await turn()
+        if work.doors and order.random() < 0.5:
+            work.let_go()
+    await turn()
+    while work.doors:
+        work.let_go()
+        await turn()
+    stream.end()
+    await running
+    done = dict.fromkeys(range(4), 0)
+    for batch in work.batches:
+        assert len(batch) == 1 or sum(map(len, batch)) <= most
+        partitions = [c.partition for c in batch]
+        assert partitions == sorted(partitions, key=partitions.index), "pieces stand together"
+        for each in batch:
+            assert each.offsets[0] == done[each.partition]
+            done[each.partition] += len(each)
+    assert done == ends
+    assert len(stream.acknowledged) == len(sizes)

@@ -1,0 +1,81 @@
+"""What stage two takes for a forwarded record, and what it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dafu.schema import MAX_TIMESTAMP_MS
+from dafu.stages.batch import FORWARD, InputBatch
+from dafu.stages.forwarded import MAX_PARTITIONS, unpack
+from dafu.tables.records import MemoryRecords
+from tests.streams import START, alone, user_stage
+
+PLAIN = b'{"transaction_id":"t","user_id":"u","merchant_id":"m","amount":1,"timestamp":%d}' % START
+NOT_PLAIN = PLAIN.replace(b'"t"', '"\u00e9"'.encode())
+
+
+def forwarded(value: bytes) -> bytearray:
+    output = user_stage().run(InputBatch.of(0, [b"u"], [value]), alone(MemoryRecords()))
+    (record,) = output.forward_values.present()
+    return bytearray(record)
+
+
+def taken(record: bytes | bytearray) -> bool:
+    rows, header, rejected = unpack(InputBatch.of(0, [b"m"], [bytes(record)]))
+    assert len(rows) == len(header) == 1 - len(rejected)
+    assert all(why.reason == "not_forwarded" for why in rejected)
+    return bool(len(rows))
+
+
+@pytest.mark.parametrize("value", [PLAIN, NOT_PLAIN], ids=["plain", "not plain"])
+def test_what_stage_one_forwards_is_taken(value: bytes) -> None:
+    assert taken(forwarded(value))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("source", -1),
+        ("source", MAX_PARTITIONS),
+        ("offset", -1),
+        ("time", 0),
+        ("time", MAX_TIMESTAMP_MS),
+        ("plain", 2),
+    ],
+)
+def test_a_header_that_can_not_be_true_is_refused(field: str, wrong: Any) -> None:
+    record = forwarded(PLAIN)
+    np.frombuffer(record, FORWARD, 1)[field] = wrong
+    assert not taken(record)
+
+
+def test_texts_beyond_the_record_are_refused_and_no_longer_than_it_are_not() -> None:
+    for length in range(1, len(PLAIN) + 20):
+        record = forwarded(PLAIN)
+        header = np.frombuffer(record, FORWARD, 1)
+        header["text_start"][0, 3], header["text_length"][0, 3] = len(PLAIN) - 1, length
+        record[-1] = ord("x")
+        assert taken(record) is (length == 1)
+
+
+@pytest.mark.parametrize("byte", [0x00, 0x1F, 0x22, 0x5C, 0x7F, 0x80, 0xFF])
+def test_texts_that_json_would_not_hold_like_that_are_refused(byte: int) -> None:
+    record = forwarded(PLAIN)
+    at = FORWARD.itemsize + int(np.frombuffer(record, FORWARD, 1)["text_start"][0, 1])
+    record[at] = byte
+    assert not taken(record)
+
+
+def test_a_required_text_that_is_absent_is_refused() -> None:
+    record = forwarded(PLAIN)
+    np.frombuffer(record, FORWARD, 1)["text_length"][0, 2] = 0xFFFF
+    assert not taken(record)
+
+
+def test_a_document_that_can_not_be_read_is_refused() -> None:
+    record = forwarded(NOT_PLAIN)
+    assert not taken(record[:-1])
+    assert not taken(record.replace("\u00e9".encode(), b"\xff"))
