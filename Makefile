@@ -14,7 +14,7 @@ QUIX := $(QUIX_VENV)/.installed
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--fork-strategy fewest --no-header
 
-.PHONY: help venv demo test chaos lint format lock bench kafka-up kafka-down clean
+.PHONY: help venv demo test chaos fuzz lint format lock bench kafka-up kafka-down clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,9 @@ test: $(DEV) ## the tests, on the embedded broker (DAFU_TEST_BROKER=kafka: on Ap
 
 chaos: $(DEV) ## kill and freeze workers and an Apache Kafka under load, then compare every byte
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: $(DEV) ## damage records and state at random, with bounds checks (ARGS="--minutes 10")
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .

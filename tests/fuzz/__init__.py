@@ -1,0 +1,1 @@
+"""Bytes that nobody meant, given to whatever reads bytes: `make fuzz`."""
