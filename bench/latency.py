@@ -7,6 +7,7 @@ from the inside.
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,8 +43,10 @@ so that the broker, a Java program that compiles as it goes, is warm as well. Pe
 from an HDR histogram of all measured transactions (three digits); in brackets the lowest and
 highest of the same percentile over the slices of the run. "silence" is the longest time without
 any decision arriving, slices and workers together: a stall of the event loop or of the broker
-shows there. "late" is by how much the generator's own event loop missed its ticks; where it did
-by more than 5 ms at the 99th percentile, the row says that it fell behind. "published" is from a
+shows there. "loop stood still" is the longest time by which a worker's event loop kept a clock
+waiting that asks to be woken every 5 ms. "late" is by how much the generator's own event loop
+missed its ticks; where it did by more than 5 ms at the 99th percentile, the row says that it fell
+behind. "published" is from a
 transaction's being due (the oldest of each batch) to the broker's acknowledgement, the part of a
 latency that passes before a worker can know of it."""
 
@@ -65,6 +68,8 @@ PERCENTILES: Final = (50.0, 99.0, 99.9)
 _HIGHEST_US: Final = 600_000_000
 _GRACE_S: Final = 20.0
 _START_IN_S: Final = 1.0
+_WATCHED: Final = "bench.watched_worker"
+_STOOD: Final = "bench loop stood still"  # what it prints; importing it would start an app
 
 
 class Plan(Struct, frozen=True):
@@ -96,6 +101,7 @@ class Measured(Struct, frozen=True):
     silence_ms: float
     sent: Sent
     cpu_share: float
+    stood_ms: float
 
 
 def run(
@@ -111,7 +117,9 @@ def run(
         started = []
         for number in range(workers):
             (directory / str(number)).mkdir()
-            worker = DafuWorker(bootstrap, name, directory / str(number), plan.partitions)
+            worker = DafuWorker(
+                bootstrap, name, directory / str(number), plan.partitions, app=_WATCHED
+            )
             started.append(stack.enter_context(worker))
         until_shared(started, topic, plan.partitions)
         out = directory / "arrivals"
@@ -131,8 +139,19 @@ def run(
         consumer.finish()
         for worker in started:
             worker.alive()
+        warm = start / 1e9 + plan.warm_up
+        stood = max(_longest_stop(w.output, warm, warm + plan.seconds) for w in started)
         arrivals = msgspec.msgpack.decode(out.read_bytes(), type=Arrivals)
-    return _evaluate(records, arrivals, start, rate, workers, plan, sent, share)
+    return _evaluate(records, arrivals, start, rate, workers, plan, sent, share, stood)
+
+
+def _longest_stop(output: str, begin: float, end: float) -> float:
+    """Longest stop of an event loop, in milliseconds, that a watched worker told of in a time."""
+    found = re.findall(rf"{_STOOD} ([0-9.]+) ms at ([0-9.]+)", output)
+    stops = [float(ms) for ms, at in found if begin < float(at) <= end]
+    if not stops:
+        raise BenchError("the worker has said nothing of its event loop")
+    return max(stops)
 
 
 def _evaluate(
@@ -144,6 +163,7 @@ def _evaluate(
     plan: Plan,
     sent: Sent,
     share: float,
+    stood: float,
 ) -> Measured:
     first: dict[str, int] = {}
     for transaction, at in zip(arrivals.transactions, arrivals.at, strict=True):
@@ -168,6 +188,7 @@ def _evaluate(
         silence,
         sent,
         share,
+        stood,
     )
 
 
@@ -206,6 +227,7 @@ def _row(measured: Measured, plan: Plan) -> list[Cell]:
         figure(float(measured.latencies.max()) / 1e3, 1),
         figure(over, 2),
         figure(measured.silence_ms, 1),
+        figure(measured.stood_ms, 1),
         figure(measured.cpu_share * 100),
         f"{sent.late_p99_ms:.1f} / {sent.late_max_ms:.1f}" + (" FELL BEHIND" if behind else ""),
         f"{sent.published_p99_ms:.1f} / {sent.published_max_ms:.1f}",
@@ -215,8 +237,8 @@ def _row(measured: Measured, plan: Plan) -> list[Cell]:
 
 COLUMNS: Final = [
     "transactions/s", "workers", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "over 50 ms, %",
-    "silence ms", "worker CPU, %", "generator late p99 / max ms", "due to published p99 / max ms",
-    "undecided",
+    "silence ms", "loop stood still ms", "worker CPU, %", "generator late p99 / max ms",
+    "due to published p99 / max ms", "undecided",
 ]  # fmt: skip
 
 

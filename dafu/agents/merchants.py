@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from dafu.agents.shell import LATENCY, WORKER, WORKER_NAME, Sending, StageAgent, now_ms
 from dafu.columns import ByteColumn
@@ -45,8 +48,10 @@ class MerchantsAgent(StageAgent[MerchantOutput]):
 
 def _decision_headers(output: MerchantOutput) -> ByteColumn:
     """What depends on the clock and the worker, beside the payload, which must not."""
-    latencies = (now_ms() - output.ingested).tolist()
-    worker = (WORKER, WORKER_NAME)
-    # Latencies repeat within a batch.
-    sections = {n: encode_headers([(LATENCY, b"%d" % n), worker]) for n in set(latencies)}
-    return ByteColumn.of([sections[n] for n in latencies])
+    latencies, which = np.unique(now_ms() - output.ingested, return_inverse=True)
+    return ByteColumn.of([_headers(n) for n in latencies.tolist()]).take(which)
+
+
+@lru_cache(maxsize=10_000)
+def _headers(latency_ms: int) -> bytes:
+    return encode_headers([(LATENCY, b"%d" % latency_ms), (WORKER, WORKER_NAME)])

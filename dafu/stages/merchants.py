@@ -205,9 +205,7 @@ class _FieldReader:
         lengths = header["text_length"].astype(np.int64)
         lengths[lengths == ABSENT_TEXT] = NULL
         texts = Texts(records, header["text_start"].astype(np.int64), lengths, documents)
-        columns: dict[str, np.ndarray] = {}
-        for name in self.texts:
-            columns[name] = _objects(texts.strings(name))
+        columns = dict(zip(self.texts, map(_objects, texts.strings(self.texts)), strict=True))
         for name, k in self.numbers:
             columns[name] = np.ascontiguousarray(header["places"][:, k])
         if self.attributes:

@@ -6,7 +6,7 @@ The few others, which have escapes or characters beyond ASCII, come with their d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -60,9 +60,16 @@ class Texts:
         """A field as JSON has it between the quotes."""
         return self._column(field, _between_quotes)
 
-    def strings(self, field: str) -> list[str | None]:
-        """A field as strings."""
-        return self.utf8(field).strings()
+    def strings(self, fields: Sequence[str]) -> list[list[str | None]]:
+        """Fields as strings, each of n; reading several at once costs little more than one."""
+        n = len(self._records)
+        if self._documents or not fields:
+            return [self.utf8(field).strings() for field in fields]
+        ks = [_INDEX[field] for field in fields]
+        starts = (self._records.starts[:, None] + self._starts[:, ks]).T.ravel()
+        lengths = self._lengths[:, ks].T.astype(np.int64).ravel()
+        found = self._records.elsewhere(starts, lengths).strings()
+        return [found[i * n : (i + 1) * n] for i in range(len(fields))]
 
     def _column(self, field: str, encode: Callable[[str], bytes]) -> ByteColumn:
         k = _INDEX[field]

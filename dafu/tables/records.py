@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dafu.tables.changes import Change
+from dafu.tables.changes import Change, Changes
 
 
 class MemoryRecords:
@@ -22,6 +22,9 @@ class MemoryRecords:
     def write(self, changes: Sequence[Change]) -> None:
         """Apply changes in order."""
         data = self.data
+        if isinstance(changes, Changes) and not changes.values.absent.any():
+            data.update(zip(changes.keys.present(), changes.values.present(), strict=True))
+            return
         for key, value in changes:
             if value is None:
                 data.pop(key, None)
