@@ -44,7 +44,8 @@ _chunks: ContextVar[Any] = ContextVar("chunks")
 
 
 def _where() -> str:
-    return ", ".join(f"{chunk.topic}[{chunk.partition}]" for chunk in _chunks.get(()))
+    places = (f"{chunk.topic}[{chunk.partition}]" for chunk in _chunks.get(()))
+    return ", ".join(dict.fromkeys(places))
 
 
 def _wrap(cls: type, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
