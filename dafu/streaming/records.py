@@ -86,18 +86,6 @@ class RecordBatch:
         """The headers of a record, in order."""
         return decode_headers(self.headers[i] or b"\0")
 
-    def take(self, indices: Any) -> RecordBatch:
-        """The records at these positions (integers in ascending order, or bool [n])."""
-        return RecordBatch(
-            self.topic,
-            self.partition,
-            self.offsets[indices],
-            self.timestamps[indices],
-            self.keys.take(indices),
-            self.values.take(indices),
-            self.headers.take(indices),
-        )
-
 
 def encode_headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
     r"""The header section of a record: their number, then each name and value, with lengths.

@@ -50,19 +50,9 @@ def batch() -> RecordBatch:
 def test_a_batch_says_where_it_is_from() -> None:
     assert len(batch()) == 3
     assert repr(batch()) == "<RecordBatch topic[3] 5..10>"
-    assert repr(batch().take([])) == "<RecordBatch topic[3] empty>"
+    assert repr(RecordBatch.of("topic", 3, [])) == "<RecordBatch topic[3] empty>"
 
 
 def test_headers_of_a_record() -> None:
     assert batch().has_headers.tolist() == [False, True, False]
     assert [batch().headers_of(i) for i in range(3)] == [[], [("h", None)], []]
-
-
-def test_takes_some_of_the_records() -> None:
-    for some in (batch().take([1, 2]), batch().take(np.array([False, True, True]))):
-        assert (some.topic, some.partition) == ("topic", 3)
-        assert some.offsets.tolist() == [9, 10]
-        assert some.timestamps.tolist() == [-1, 300]
-        assert some.keys.tolist() == [None, b"c"]
-        assert some.values.tolist() == [b"2", None]
-        assert some.headers_of(0) == [("h", None)]
