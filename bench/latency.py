@@ -58,8 +58,8 @@ BIASES: Final = [
     "The consumer polls with aiokafka; the time until it has parsed a fetch is in every latency.",
     "Partitions are as many as the most workers here; each one more costs a worker time for every "
     "batch, and so everybody's latency, when the cores are busy.",
-    "Apache Kafka runs without the JVM's second compiler (scripts/kafka), which would take most of "
-    "a core for the first minutes.",
+    "Apache Kafka runs without the JVM's second compiler (scripts/kafka), which competes for the "
+    "cores while the broker warms up; a broker that has run for long has that behind it.",
     "The embedded broker sleeps through empty fetches, for up to the fetch_max_wait_ms of worker "
     "and consumer: 5 ms each, on three hops. It also gets slower with every batch that its topics "
     "hold, so that after a minute of small ones the latencies are its own.",

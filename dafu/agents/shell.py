@@ -291,7 +291,7 @@ async def consume(
         await process([event.value for event in events])
         for event in events:
             await stream.ack(event)
-            busy.discard(event.value.partition)
+        busy.difference_update(event.value.partition for event in events)
         start()
 
     def start() -> None:

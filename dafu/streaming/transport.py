@@ -49,7 +49,7 @@ DEFAULT_FETCH_MAX_WAIT_MS: Final = 100
 DEFAULT_BATCH_RECORDS: Final = 1000
 
 GATHER_SECONDS: Final = 0.005
-"""Between two looks at what has been fetched. Shorter chunks cost more than they gain."""
+"""Between two looks at what has been fetched: each chunk is a message, and costs as much."""
 
 SATURATED_WAIT: Final = 0.005
 """Seconds that a fetch may wait while it leaves out a partition that has no room."""

@@ -23,7 +23,17 @@ _MAX_FORGOTTEN: Final = 2**16  # chunks that one batch can let go
 
 
 @kernel
-def _unsound(heads: Any, chunk: int, retained: int) -> int:
+def first_unsound(heads: Any, chunk: int, retained: int) -> int:
+    """Number of the first entity whose counters can not be true, -1 if there is none.
+
+    Parameters
+    ----------
+    heads : head dtype [E]
+    chunk : int
+        Events to a chunk.
+    retained : int
+        How many events an entity has at most.
+    """
     for e in range(len(heads)):
         h = heads[e]
         if (
@@ -37,20 +47,6 @@ def _unsound(heads: Any, chunk: int, retained: int) -> int:
         ):
             return e
     return -1
-
-
-def first_unsound(heads: Any, chunk: int, retained: int) -> int:
-    """Number of the first entity whose counters can not be true, -1 if there is none.
-
-    Parameters
-    ----------
-    heads : head dtype [E]
-    chunk : int
-        Events to a chunk.
-    retained : int
-        How many events an entity has at most.
-    """
-    return _unsound(heads, chunk, retained)
 
 
 @kernel

@@ -145,6 +145,7 @@ def test_partitions_do_not_see_each_other(
     assert rejected(in_one_go) == rejected(one_by_one)
     assert same_states(MERCHANTS, their_merchants, its_merchants)
     assert decided(in_one_go) == decided(one_by_one)
+    assert len(decided(in_one_go)) == len(forwarded(alone)), "one decision each"
     assert sum(o.repeats for _, o in in_one_go) == sum(o.repeats for _, o in one_by_one)
     # Everything once more: all of it is accounted for.
     again = [stage.run(batch, their_merchants.__getitem__) for batch in lone_batches(by_merchant)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from dafu.schema import MAX_TIMESTAMP_MS
 from dafu.stages.batch import FORWARD, InputBatch
@@ -24,7 +25,10 @@ def forwarded(value: bytes) -> bytearray:
 
 
 def taken(record: bytes | bytearray) -> bool:
-    rows, header, rejected = unpack(InputBatch.of(0, [b"m"], [bytes(record)]))
+    # What stands behind the record in its buffer would do as text.
+    batch = InputBatch.of(0, [b"m"], [bytes(record) + b"x" * 50])
+    values = batch.values.elsewhere(batch.values.starts, batch.values.lengths - 50)
+    rows, header, rejected = unpack(replace(batch, values=values))
     assert len(rows) == len(header) == 1 - len(rejected)
     assert all(why.reason == "not_forwarded" for why in rejected)
     return bool(len(rows))
