@@ -35,7 +35,7 @@ from bench.recovery import fill_changelog
 from bench.results import Cell, Section, Table, figure
 from dafu.columns import ByteColumn
 from dafu.stages.batch import InputBatch
-from dafu.streaming.partitioner import partitions_for
+from dafu.partitioner import partitions_for
 from dafu.tables.records import MemoryRecords
 
 METHOD: Final = f"""\

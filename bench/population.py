@@ -19,7 +19,7 @@ from dafu.settings import load_settings
 from dafu.stages.batch import InputBatch
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.users import UserStage
-from dafu.streaming.partitioner import partitions_for
+from dafu.partitioner import partitions_for
 from dafu.tables.records import MemoryRecords
 
 EVENTS: Final = 4

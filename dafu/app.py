@@ -19,6 +19,7 @@ import faust.auth
 import mode.loop
 from faust.types.auth import CredentialsT
 
+from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.users import UsersAgent
 from dafu.agents.watchdog import (
@@ -181,6 +182,7 @@ except DafuError as exc:
     raise SystemExit(f"dafu can not start: {exc}") from exc
 
 transactions = app.bytes_topic(settings.topics.transactions)
+labels = app.bytes_topic(settings.topics.labels)
 transactions_by_merchant = app.bytes_topic(settings.topics.transactions_by_merchant)
 decisions = app.bytes_topic(settings.topics.decisions)
 dead_letters = app.bytes_topic(settings.topics.dead_letters)
@@ -200,10 +202,17 @@ merchants = MerchantsAgent(
     dead_letters=dead_letters,
 )
 
+labeller = LabelsAgent(app.batch_sender, topic=transactions, dead_letters=dead_letters)
+
+app.agent(labels, name="labels")(labeller.run)
 app.agent(transactions, name="users")(users.run)
 app.agent(transactions_by_merchant, name="merchants")(merchants.run)
 reporter = register_views(
-    app, users=users, merchants=merchants, max_stall_s=settings.health.ready_stall_s
+    app,
+    labels=labeller,
+    users=users,
+    merchants=merchants,
+    max_stall_s=settings.health.ready_stall_s,
 )
 app.watch(reporter.situation)
 

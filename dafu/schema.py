@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -66,6 +67,34 @@ class Transaction(Struct, frozen=True, gc=False, omit_defaults=True):
     long: Longitude | None = None
     merchant_lat: Latitude | None = None
     merchant_long: Longitude | None = None
+
+
+LabelSource = Literal["chargeback", "analyst", "rule"]
+
+
+class Label(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What became known of a transaction, keyed by `user_id`: whether it was fraudulent.
+
+    `observed_at` is when that was known, as ISO 8601 text or epoch milliseconds; of two labels of
+    one transaction the later observed one holds. `merchant_id`, `timestamp` and `amount` are those
+    of the transaction. They are needed only for one that may be forgotten by now: what is
+    remembered of the user's transactions goes before them.
+    """
+
+    transaction_id: Id
+    user_id: Id
+    is_fraud: bool
+    source: LabelSource
+    observed_at: datetime | int | float
+    merchant_id: Id | None = None
+    timestamp: datetime | int | float | None = None
+    amount: Annotated[float, Meta(ge=0.0, le=MAX_AMOUNT)] | None = None
+
+
+class LabelRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """A label among the transactions, where its place decides which of them know of it."""
+
+    label: Label
 
 
 class FiredRule(Struct, frozen=True, gc=False):
@@ -128,8 +157,8 @@ class Decision(Struct, frozen=True, gc=False):
     degraded: bool
 
 
-class InvalidTransactionError(DafuError):
-    """A record that is no transaction. `reason` is a stable code, the text says what is wrong."""
+class InvalidRecordError(DafuError):
+    """A record that can not be read. `reason` is a stable code, the text says what is wrong."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -139,31 +168,38 @@ class InvalidTransactionError(DafuError):
 
 TRANSACTION_FIELDS: Final = tuple(f.name for f in msgspec.structs.fields(Transaction))
 
-_decode = msgspec.json.Decoder(Transaction).decode
+LABEL_RECORD: Final = b'{"label":'
+"""What the JSON of a `LabelRecord` begins with, as `encode_label` writes it."""
+
+_T = TypeVar("_T")
+
+_decode_transaction = msgspec.json.Decoder(Transaction).decode
+_decode_label = msgspec.json.Decoder(Label).decode
+_decode_label_record = msgspec.json.Decoder(LabelRecord).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
-def timestamp_ms(value: datetime | int | float) -> int:
-    """Epoch milliseconds of a decoded timestamp, or a value outside the allowed range.
+def timestamp_ms(value: datetime | int | float, name: str = "timestamp") -> int:
+    """Epoch milliseconds of a decoded timestamp.
 
     Raises
     ------
-    InvalidTransactionError
+    InvalidRecordError
         With reason `absurd_timestamp` when the time is not within 2000..2100.
     """
     if isinstance(value, datetime):
         ms = (value - (_EPOCH if value.tzinfo is not None else _EPOCH_NAIVE)) // _MILLISECOND
     else:
         if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidTransactionError("absurd_timestamp", "timestamp is not finite")
+            raise InvalidRecordError("absurd_timestamp", f"{name} is not finite")
         ms = math.floor(value)
     if not MIN_TIMESTAMP_MS <= ms < MAX_TIMESTAMP_MS:
         hint = ""
         if MIN_TIMESTAMP_MS <= ms * 1000 < MAX_TIMESTAMP_MS:
             hint = "; it looks like epoch seconds: send milliseconds"
-        raise InvalidTransactionError(
+        raise InvalidRecordError(
             "absurd_timestamp",
-            f"timestamp {value} is outside 2000-01-01..2100-01-01{hint}",
+            f"{name} {value} is outside 2000-01-01..2100-01-01{hint}",
         )
     return ms
 
@@ -181,7 +217,7 @@ def too_deep(raw: bytes) -> bool:
 
 
 def parse_transaction(raw: bytes | None) -> tuple[Transaction, int]:
-    """Decode and check one record.
+    """Decode and check one transaction.
 
     Returns
     -------
@@ -190,41 +226,86 @@ def parse_transaction(raw: bytes | None) -> tuple[Transaction, int]:
 
     Raises
     ------
-    InvalidTransactionError
+    InvalidRecordError
         With a reason code: `empty`, `oversized`, `too_deep`, `not_json`, `not_an_object`,
         `missing_field`, `invalid_field`, `absurd_timestamp`.
     """
-    if not raw:
-        raise InvalidTransactionError("empty", "the record has no value")
-    if len(raw) > MAX_RECORD_BYTES:
-        raise InvalidTransactionError(
-            "oversized", f"the record has {len(raw)} bytes; at most {MAX_RECORD_BYTES} are read"
-        )
-    if too_deep(raw):
-        raise InvalidTransactionError(
-            "too_deep", f"arrays and objects are nested more than {MAX_DEPTH} deep"
-        )
-    try:
-        transaction = _decode(raw)
-    except msgspec.ValidationError as exc:
-        raise _explain(raw, exc) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidTransactionError("not_json", f"not JSON: {exc}") from None
+    transaction = _parse(raw, _decode_transaction, "a transaction")
     return transaction, timestamp_ms(transaction.timestamp)
 
 
-def _explain(raw: bytes, exc: msgspec.ValidationError) -> InvalidTransactionError:
+class LabelTimes(NamedTuple):
+    """Of a label, in epoch milliseconds: when it was observed, when the transaction was."""
+
+    observed: int
+    transaction: int | None
+
+
+def parse_label(raw: bytes | None) -> tuple[Label, LabelTimes]:
+    """Decode and check one label, as it comes on the labels topic.
+
+    Raises
+    ------
+    InvalidRecordError
+        As `parse_transaction` does.
+    """
+    label = _parse(raw, _decode_label, "a label")
+    return label, _label_times(label)
+
+
+def parse_label_record(raw: bytes) -> tuple[Label, LabelTimes]:
+    """Decode and check a label that stands among the transactions.
+
+    Raises
+    ------
+    InvalidRecordError
+        As `parse_transaction` does.
+    """
+    label = _parse(raw, _decode_label_record, "a label record").label
+    return label, _label_times(label)
+
+
+def _label_times(label: Label) -> LabelTimes:
+    observed = timestamp_ms(label.observed_at, "observed_at")
+    return LabelTimes(observed, None if label.timestamp is None else timestamp_ms(label.timestamp))
+
+
+def _parse(raw: bytes | None, decode: Callable[[bytes], _T], what: str) -> _T:
+    if not raw:
+        raise InvalidRecordError("empty", "the record has no value")
+    if len(raw) > MAX_RECORD_BYTES:
+        raise InvalidRecordError(
+            "oversized", f"the record has {len(raw)} bytes; at most {MAX_RECORD_BYTES} are read"
+        )
+    if too_deep(raw):
+        raise InvalidRecordError(
+            "too_deep", f"arrays and objects are nested more than {MAX_DEPTH} deep"
+        )
+    try:
+        return decode(raw)
+    except msgspec.ValidationError as exc:
+        raise _explain(raw, exc, what) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRecordError("not_json", f"not JSON: {exc}") from None
+
+
+def _explain(raw: bytes, exc: msgspec.ValidationError, what: str) -> InvalidRecordError:
     text = str(exc)
     try:
         document = _decode_any(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as not_json:
-        return InvalidTransactionError("not_json", f"not JSON: {not_json}")
+        return InvalidRecordError("not_json", f"not JSON: {not_json}")
     if not isinstance(document, dict):
-        return InvalidTransactionError(
-            "not_an_object", f"a transaction is a JSON object, this is {type(document).__name__}"
+        return InvalidRecordError(
+            "not_an_object", f"{what} is a JSON object, this is {type(document).__name__}"
         )
     reason = "missing_field" if "missing required field" in text else "invalid_field"
-    return InvalidTransactionError(reason, text)
+    return InvalidRecordError(reason, text)
+
+
+def encode_label(label: Label) -> bytes:
+    """A label as it stands among the transactions."""
+    return LABEL_RECORD + msgspec.json.encode(label) + b"}"
 
 
 _decision_encoder = msgspec.json.Encoder(decimal_format="number")
@@ -242,5 +323,6 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     """JSON Schema (2020-12) of every document on a topic, by name."""
     return {
         "transaction": msgspec.json.schema(Transaction),
+        "label": msgspec.json.schema(Label),
         "decision": msgspec.json.schema(Decision),
     }

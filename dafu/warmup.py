@@ -11,13 +11,13 @@ import orjson
 from dafu.columns import ByteColumn
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.package import load_package
+from dafu.partitioner import partitions_for
 from dafu.rules import compile_rules
 from dafu.settings import load_settings
 from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
 from dafu.stages.users import UserStage
-from dafu.streaming.partitioner import partitions_for
 from dafu.streaming.wire import decode, encode
 
 

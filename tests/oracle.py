@@ -30,6 +30,7 @@ WINDOWS = {
 MS = {name: length // timedelta(milliseconds=1) for name, length in WINDOWS.items()}
 DAY_MS = MS["1d"]
 DISTINCT = ("1h", "1d", "7d", "30d")
+DELAYED = ("1d", "7d", "30d")
 EARTH_KM = 6371.0088
 THINGS = ("merchant", "device", "ip", "country")
 PLURAL = {"merchant": "merchants", "device": "devices", "ip": "ips", "country": "countries"}
@@ -48,6 +49,8 @@ EXACT_NAMES = {
     "user_total_count",
     "user_windows_approximate",
     "merchant_windows_approximate",
+    "user_known_frauds",
+    "merchant_known_frauds",
 }
 
 
@@ -99,11 +102,53 @@ def _unit(place: tuple[float, float]) -> tuple[float, float, float]:
     return math.cos(lat) * math.cos(long), math.cos(lat) * math.sin(long), math.sin(lat)
 
 
-class UserOracle:
-    """All features of one user's transactions, asked for and added in order of arrival."""
+class Verdict(Struct, frozen=True, kw_only=True):
+    """A label as the tests handle it; times in epoch milliseconds."""
+
+    transaction_id: str
+    user_id: str
+    fraud: bool
+    observed: int
+    merchant_id: str | None = None
+    time: int | None = None
+
+
+class _Labelled:
+    """Payments of an entity, and what is known of frauds among them."""
 
     def __init__(self) -> None:
         self.seen: list[Payment] = []
+        self.verdicts: dict[str, Verdict] = {}
+
+    def label(self, verdict: Verdict) -> None:
+        """A label arrives; one that was observed before the present one changes nothing."""
+        present = self.verdicts.get(verdict.transaction_id)
+        if present is None or verdict.observed >= present.observed:
+            self.verdicts[verdict.transaction_id] = verdict
+
+    def label_features(self, who: str, time: int) -> dict[str, float | None]:
+        """What the entity's labels say at this time, of payments that have arrived."""
+        out: dict[str, float | None] = {}
+        frauds = {t for t, verdict in self.verdicts.items() if verdict.fraud}
+        known = [
+            time - p.time
+            for p in self.seen
+            if p.transaction_id in frauds and 0 <= time - p.time < 37 * DAY_MS
+        ]
+        for w in DELAYED:
+            low, high = 7 * DAY_MS, 7 * DAY_MS + MS[w]
+            count = sum(low <= time - p.time < high for p in self.seen)
+            out[f"{who}_delayed_count_{w}"] = count
+            share = sum(low <= age < high for age in known) / count if count else None
+            out[f"{who}_fraud_share_{w}"] = share
+        out[f"{who}_known_frauds"] = len(known)
+        out[f"{who}_days_since_last_fraud"] = min(known) / DAY_MS if known else None
+        out[f"{who}_days_since_first_fraud"] = max(known) / DAY_MS if known else None
+        return out
+
+
+class UserOracle(_Labelled):
+    """All features of one user's transactions, asked for and added in order of arrival."""
 
     def status(self, tx: Payment) -> str:
         """`new`, `duplicate` or `conflict`, as long as nothing was forgotten yet."""
@@ -147,6 +192,7 @@ class UserOracle:
         out["is_night"] = float(when.hour < 7)
         out["is_weekend"] = float(when.isoweekday() in (6, 7))
         out["account_age_days"] = _age(tx.time, [p.time for p in self.seen])
+        out |= self.label_features("user", tx.time)
         self.seen.append(tx)
         out["user_total_count"] = len(self.seen)
         out["user_windows_approximate"] = 0.0
@@ -174,11 +220,8 @@ class UserOracle:
         return out
 
 
-class MerchantOracle:
+class MerchantOracle(_Labelled):
     """All features of one merchant's transactions, asked for and added in order of arrival."""
-
-    def __init__(self) -> None:
-        self.seen: list[Payment] = []
 
     def add(self, tx: Payment) -> dict[str, float | None]:
         """Features of a transaction, which is then part of the history."""
@@ -194,6 +237,7 @@ class MerchantOracle:
         out["merchant_seconds_since_last"] = _since(tx.time, [p.time for p in self.seen])
         out["merchant_age_days"] = _age(tx.time, [p.time for p in self.seen])
         out["merchant_windows_approximate"] = 0.0
+        out |= self.label_features("merchant", tx.time)
         self.seen.append(tx)
         return out
 
@@ -265,7 +309,7 @@ def user_history(
     out["user_total_count"] = np.arange(1.0, n + 1)
     out["amount"] = amounts
     out["seconds_since_last"], out["account_age_days"] = _since_and_age(times)
-    return out
+    return out | _delayed_counts(times, "user")
 
 
 def merchant_history(
@@ -283,7 +327,7 @@ def merchant_history(
             ratio[i] = amounts[i] / mean
     out["amount_to_merchant_mean_30d"] = ratio
     out["merchant_seconds_since_last"], out["merchant_age_days"] = _since_and_age(times)
-    return out
+    return out | _delayed_counts(times, "merchant")
 
 
 def _against_array(amount: float, earlier: np.ndarray) -> dict[str, float]:
@@ -317,6 +361,16 @@ def _windowed(times: np.ndarray, amounts: np.ndarray, who: str) -> dict[str, np.
             for figure, compute in figures.items():
                 columns[figure][i] = compute(window)
         out |= {f"{who}_{figure}_{w}": column for figure, column in columns.items()}
+    return out
+
+
+def _delayed_counts(times: np.ndarray, who: str) -> dict[str, np.ndarray]:
+    out = {f"{who}_delayed_count_{w}": np.empty(len(times)) for w in DELAYED}
+    for i in range(len(times)):
+        ages = times[i] - times[:i]
+        for w in DELAYED:
+            inside = (ages >= 7 * DAY_MS) & (ages < 7 * DAY_MS + MS[w])
+            out[f"{who}_delayed_count_{w}"][i] = inside.sum()
     return out
 
 

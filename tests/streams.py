@@ -22,7 +22,7 @@ from dafu.stages.users import UserStage
 from dafu.tables.changes import Change
 from dafu.tables.records import MemoryRecords
 from dafu.tables.working_set import HEAD, PartitionRecords, Share, WorkingSet
-from tests.oracle import DAY_MS, Payment
+from tests.oracle import DAY_MS, Payment, Verdict
 
 START = 1_700_000_000_000
 SECOND, HOUR = 1000, 3_600_000
@@ -33,7 +33,7 @@ LATE = (0, 0, 0, 1, 60_000, HOUR, DAY_MS, 7 * DAY_MS - 1, 7 * DAY_MS)
 AMOUNTS = (0.0, 0.01, 9.99, 10.0, 10.0, 129.95, 1e4, 1e9)
 PLACES = ((52.5, 179.9), (51.0, -179.9), (-33.9, 151.2), (0.0, 160.0), (60.17, 170.25))
 """On both sides of the date line and of the equator, none opposite another."""
-BOOKKEEPING = ("archive_slot", "chunks_from")
+BOOKKEEPING = ("archive_slot", "labels_slot", "chunks_from")
 """Head fields that say where records are, not what the state is."""
 
 choices = st.tuples(
@@ -86,14 +86,61 @@ def payments(described: Iterable[tuple[Any, ...]]) -> list[Payment]:
     return out
 
 
-def to_json(p: Payment) -> bytes:
-    """The record value that a producer sends for a payment."""
+verdicts = st.tuples(
+    st.floats(0, 1),  # where in the stream it arrives
+    st.floats(0, 1.1),  # which payment it is about, by its place in the stream; none beyond 1
+    st.booleans(),
+    st.sampled_from(STEPS),  # observed so long after the stream's start
+)
+
+
+def with_verdicts(
+    stream: Sequence[Payment], described: Iterable[tuple[float, float, bool, int]]
+) -> list[Payment | Verdict]:
+    """Labels among payments: before and after the payment they are about, corrected, outdated."""
+    at = sorted(
+        (int(place * len(stream)), i, about, fraud, step)
+        for i, (place, about, fraud, step) in enumerate(described)
+    )
+    out: list[Payment | Verdict] = []
+    last = 0
+    for place, _, about, fraud, step in at:
+        out += stream[last:place]
+        last = place
+        k = int(about * len(stream))
+        known = stream[k] if k < len(stream) else None
+        out.append(
+            Verdict(
+                transaction_id="nobody's" if known is None else known.transaction_id,
+                user_id="u0" if known is None else known.user_id,
+                fraud=fraud,
+                observed=START + step,
+            )
+        )
+    return out + list(stream[last:])
+
+
+def to_json(p: Payment | Verdict) -> bytes:
+    """The record value that stands among the transactions."""
+    if isinstance(p, Verdict):
+        label = {
+            "transaction_id": p.transaction_id,
+            "user_id": p.user_id,
+            "is_fraud": p.fraud,
+            "source": "chargeback",
+            "observed_at": p.observed,
+        }
+        if p.merchant_id is not None:
+            label |= {"merchant_id": p.merchant_id, "timestamp": p.time}
+        return json.dumps({"label": label}, separators=(",", ":")).encode()
     names = {"time": "timestamp", "device": "device_fingerprint", "ip": "ip_address"}
     fields = {names.get(f, f): getattr(p, f) for f in p.__struct_fields__}
     return json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
 
 
-def batches(stream: Sequence[Payment], sizes: Iterable[int], first: int = 0) -> list[InputBatch]:
+def batches(
+    stream: Sequence[Payment | Verdict], sizes: Iterable[int], first: int = 0
+) -> list[InputBatch]:
     """Cut a stream into input batches; the last one takes what the sizes leave."""
     values = [to_json(p) for p in stream]
     keys = [p.user_id.encode() for p in stream]
@@ -136,14 +183,14 @@ def run_users(inputs: Iterable[InputBatch], records: PartitionRecords) -> list[U
 
 
 def forwarded(outputs: Iterable[UserOutput]) -> dict[int, tuple[bytes, bytes]]:
-    """Forwarded records by the offset of their transaction."""
+    """Forwarded records by the offset of the transaction or label."""
     found: dict[int, tuple[bytes, bytes]] = {}
     for output in outputs:
         for key, value in zip(
             output.forward_keys.present(), output.forward_values.present(), strict=True
         ):
             offset = int(header(value)["offset"])
-            assert offset not in found, "one transaction forwarded twice"
+            assert offset not in found, "one record forwarded twice"
             found[offset] = key, value
     return found
 
@@ -163,7 +210,7 @@ def step_merchant_kernel(
     status = np.empty(len(stream), dtype=np.int8)
     for a, b in cuts(len(stream), sizes):
         numbers: dict[bytes, int] = {}
-        inputs = np.empty(b - a, dtype=MERCHANT_INPUT)
+        inputs = np.zeros(b - a, dtype=MERCHANT_INPUT)
         inputs["merchant"] = [
             numbers.setdefault(p.merchant_id.encode(), len(numbers)) for p in stream[a:b]
         ]
@@ -182,6 +229,8 @@ def step_merchant_kernel(
             state.origins,
             state.archives,
             state.archive_of,
+            state.labels,
+            state.labels_of,
             inputs,
             features[a:b],
             status[a:b],
@@ -206,7 +255,7 @@ def copy(records: MemoryRecords, changes: Sequence[Change] = ()) -> MemoryRecord
 
 def states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, tuple[bytes, ...]]:
     """What a partition says of each of its entities, whichever records hold it: head, retained
-    events and archive, bit for bit."""
+    events, archive and labels, bit for bit."""
     records = MemoryRecords()
     records.data = dict(data)
     entities = sorted(key[1:] for key in data if key.startswith(HEAD))
@@ -223,5 +272,7 @@ def states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, tup
         events = state.events[at + head["first_event"] : at + head["next_event"]]
         row = state.archive_of[e]
         archive = state.archives[row].tobytes() if row >= 0 else b""
-        out[entity] = head.tobytes(), events.tobytes(), archive
+        row = state.labels_of[e]
+        labels = state.labels[row].tobytes() if row >= 0 else b""
+        out[entity] = head.tobytes(), events.tobytes(), archive, labels
     return out

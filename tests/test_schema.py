@@ -17,7 +17,7 @@ from dafu.schema import (
     MAX_TIMESTAMP_MS,
     MIN_TIMESTAMP_MS,
     TRANSACTION_FIELDS,
-    InvalidTransactionError,
+    InvalidRecordError,
     Transaction,
     json_schemas,
     parse_transaction,
@@ -118,7 +118,7 @@ MALFORMED: list[tuple[str, bytes | None, str]] = [
 
 @pytest.mark.parametrize(("reason", "record", "says"), MALFORMED)
 def test_malformed_records_get_a_reason(reason: str, record: bytes | None, says: str) -> None:
-    with pytest.raises(InvalidTransactionError) as error:
+    with pytest.raises(InvalidRecordError) as error:
         parse_transaction(record)
     assert error.value.reason == reason
     assert says in error.value.detail
@@ -212,7 +212,7 @@ def test_depth_is_that_of_the_whole_record(depth: int) -> None:
 def only_refuses(record: bytes) -> None:
     try:
         transaction, time = parse_transaction(record)
-    except InvalidTransactionError as error:
+    except InvalidRecordError as error:
         assert error.reason in REASONS
         assert error.detail
     else:

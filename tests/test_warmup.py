@@ -12,9 +12,9 @@ from numba.core.dispatcher import Dispatcher
 from dafu.agents.shell import input_batch
 from dafu.columns import ByteColumn
 from dafu.loading import load_stages
+from dafu.partitioner import partitions_for
 from dafu.settings import load_settings
 from dafu.stages.batch import InputBatch
-from dafu.streaming.partitioner import partitions_for
 from dafu.streaming.wire import decode, encode
 from dafu.tables.changes import Changes
 from dafu.tables.records import MemoryRecords

@@ -54,6 +54,7 @@ class Counters(Struct):
     outputs: int = 0
     rejected: int = 0
     duplicates: int = 0
+    labels: int = 0
     repeats: int = 0
     fenced: int = 0
     rerouted: int = 0

@@ -26,7 +26,14 @@ class UsersAgent(StageAgent[UserOutput]):
         """Forward what was applied; send records with a wrong key round again."""
         sends: list[Sending] = []
         if len(output.forward_keys):
-            sends.append(sender.send(self.topic, output.forward_keys, output.forward_values))
+            sends.append(
+                sender.send(
+                    self.topic,
+                    output.forward_keys,
+                    output.forward_values,
+                    key_hashes=output.forward_hashes,
+                )
+            )
         if output.reroutes:
             sends.append(
                 sender.send(
@@ -42,4 +49,5 @@ class UsersAgent(StageAgent[UserOutput]):
         """Count what a batch came to."""
         self.counters.outputs += len(output.forward_keys)
         self.counters.duplicates += output.duplicates
+        self.counters.labels += output.labels
         self.counters.rerouted += len(output.reroutes)

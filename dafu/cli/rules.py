@@ -62,7 +62,7 @@ def _row(ruleset: Any, text: str) -> dict[str, object]:
     import numpy as np
 
     from dafu.features.catalogue import ALIASES, FEATURES
-    from dafu.schema import InvalidTransactionError, parse_transaction
+    from dafu.schema import InvalidRecordError, parse_transaction
     from dafu.stages.decide import Thresholds
     from dafu.stages.merchants import MerchantStage
     from dafu.stages.names import RULE_NAMES
@@ -77,7 +77,7 @@ def _row(ruleset: Any, text: str) -> dict[str, object]:
             raise TransactionArgumentError(f"{text[1:]} can not be read: {exc}") from exc
     try:
         transaction, _ = parse_transaction(raw)
-    except InvalidTransactionError as exc:
+    except InvalidRecordError as exc:
         raise TransactionArgumentError(f"--transaction: {exc.reason}: {exc.detail}") from exc
     # Only the features count here; the record has no time of its own that a skew could refer to.
     pipeline = Pipeline(UserStage(0), MerchantStage(ruleset, None, Thresholds()))

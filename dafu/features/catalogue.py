@@ -6,8 +6,11 @@ apart. It knows nothing of how a feature is computed.
 
 Conventions. A window of length w at time t is (t - w, t] in event time and includes the
 transaction itself; it covers what had arrived before it. "Earlier" means: arrived before, with a
-time in (t - 30 d, t]. A feature that has no value for a transaction (no earlier one, no
-coordinates, no device) is missing: NaN in arrays, null in JSON.
+time in (t - 30 d, t]. A delayed window of length w is (t - 7 d - w, t - 7 d]: it leaves out the
+days in which most labels have not come yet. A fraud is known once its label has arrived; it counts
+at the time of the transaction that it is about, as far back as 37 days. A feature that has no value
+for a transaction (no earlier one, no coordinates, no device) is missing: NaN in arrays, null in
+JSON.
 """
 
 from __future__ import annotations
@@ -39,6 +42,10 @@ DISTINCT_WINDOWS: Final = ("1h", "1d", "7d", "30d")
 """Windows in which a user's distinct merchants, devices, IPs and countries are counted."""
 
 
+DELAYED_WINDOWS: Final = ("1d", "7d", "30d")
+"""Windows over which the share of fraud is taken, seven days late."""
+
+
 class Feature(Struct, frozen=True):
     """One column: what it means, in which unit, over which window (None: not windowed)."""
 
@@ -48,6 +55,38 @@ class Feature(Struct, frozen=True):
     unit: str
     definition: str
     window: str | None = None
+
+
+def _labels(stage: Stage, group: Group) -> Iterator[Feature]:
+    """What is known of frauds, of a user or of a merchant; in the order that kernels write."""
+    of = f"of the {stage}" if stage == "user" else f"at the {stage}"
+    for w in DELAYED_WINDOWS:
+        yield Feature(
+            f"{stage}_delayed_count_{w}",
+            stage,
+            group,
+            "transactions",
+            f"transactions {of} in the delayed window",
+            w,
+        )
+    for w in DELAYED_WINDOWS:
+        yield Feature(
+            f"{stage}_fraud_share_{w}",
+            stage,
+            group,
+            "share",
+            f"known frauds among the transactions {of} in the delayed window; missing without any",
+            w,
+        )
+    yield Feature(f"{stage}_known_frauds", stage, group, "transactions", f"known frauds {of}")
+    for which, superlative in (("last", "latest"), ("first", "earliest")):
+        yield Feature(
+            f"{stage}_days_since_{which}_fraud",
+            stage,
+            group,
+            "d",
+            f"days since the {superlative} known fraud {of}",
+        )
 
 
 def _user() -> Iterator[Feature]:
@@ -179,6 +218,7 @@ def _user() -> Iterator[Feature]:
     )
     for name, group, unit, definition in plain:
         yield Feature(name, "user", group, unit, definition)
+    yield from _labels("user", "behavior")
 
 
 def _merchant() -> Iterator[Feature]:
@@ -232,6 +272,7 @@ def _merchant() -> Iterator[Feature]:
     )
     for name, unit, definition in plain:
         yield Feature(name, "merchant", "merchant", unit, definition)
+    yield from _labels("merchant", "merchant")
 
 
 USER_FEATURES: Final[tuple[Feature, ...]] = tuple(_user())

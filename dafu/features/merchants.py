@@ -11,13 +11,24 @@ from typing import Any, Final
 import numpy as np
 
 from dafu.features.catalogue import DAY, MERCHANT_INDEX
+from dafu.features.labels import (
+    N_DELAYED,
+    add_archived_delayed,
+    archive_delayed,
+    count_delayed,
+    enter_label,
+    write_label_features,
+)
 from dafu.features.state import (
     APPLIED,
     FENCED,
+    HORIZON,
+    LABELLED,
     MERCHANT_SLOTS,
     MERCHANTS,
     N_WINDOWS,
     NEVER,
+    PAYMENT,
     WINDOW_MS,
 )
 from dafu.features.windows import (
@@ -43,9 +54,13 @@ MERCHANT_INPUT: Final = np.dtype(
         ("time", "i8"),
         ("amount", "f8"),
         ("user", "u8"),
+        ("kind", "i8"),  # PAYMENT, or what the label says that this is instead
+        ("label", "i8"),  # of a payment: what a label says that came before it, 0 for none
+        ("transaction", "u8"),
+        ("observed", "i8"),
     ]
 )
-"""One transaction as the kernel reads it."""
+"""One transaction or label as the kernel reads it; the last two fields are the label's."""
 
 _CHUNK: Final = MERCHANTS.chunk
 _LONGEST: Final = int(WINDOW_MS[-1])
@@ -54,6 +69,7 @@ _TO_MEAN: Final = MERCHANT_INDEX["amount_to_merchant_mean_30d"]
 _SINCE_LAST: Final = MERCHANT_INDEX["merchant_seconds_since_last"]
 _AGE: Final = MERCHANT_INDEX["merchant_age_days"]
 _APPROXIMATE: Final = MERCHANT_INDEX["merchant_windows_approximate"]
+_LABELS: Final = MERCHANT_INDEX["merchant_delayed_count_1d"]  # where the label features begin
 
 
 @kernel
@@ -64,6 +80,7 @@ def _evict(head: Any, events: Any, origin: int, archive: Any) -> None:
         event = events[origin + number]
         head.evicted_until = max(head.evicted_until, event.time)
         add_to_buckets(archive, event.time, event.amount)
+        archive_delayed(archive, event.time)
         slot = event.user % np.uint64(MERCHANT_SLOTS)
         archive.last_seen[0, slot] = max(archive.last_seen[0, slot], event.time)
     archive.through = end
@@ -92,19 +109,22 @@ def step_merchants(
     origins: np.ndarray,
     archives: Any,
     archive_of: np.ndarray,
+    labels: Any,
+    labels_of: np.ndarray,
     transactions: Any,
     features: np.ndarray,
     status: np.ndarray,
 ) -> None:
-    """Apply transactions to their merchants' states, in order, and write their features.
+    """Apply transactions and labels to their merchants' states, in order, and write features.
 
-    Parameters are those of `dafu.features.users.step_users` with the merchant dtypes;
-    `features` is float64[n, 22], `status` int8[n] is APPLIED or FENCED.
+    Parameters are those of `dafu.features.users.step_users` with the merchant dtypes; `features`
+    is float64[n, F], `status` int8[n] is APPLIED, FENCED or LABELLED.
     """
     seen = np.zeros(TABLE_SIZE, SEEN)
     youngest = np.empty(N_WINDOWS + 1, np.int64)
     slot_age = np.empty(MERCHANT_SLOTS, np.int64)
     moments = np.empty((N_WINDOWS, MOMENTS), np.float64)
+    delayed = np.empty(N_DELAYED, np.float64)
     stamp = 0
 
     for n in range(len(transactions)):
@@ -112,6 +132,13 @@ def step_merchants(
         head = heads[tx.merchant]
         if tx.offset <= head.fence:
             status[n] = FENCED
+            continue
+        if tx.kind != PAYMENT:
+            status[n] = LABELLED
+            own = labels[labels_of[tx.merchant]]
+            enter_label(own, tx.transaction, tx.kind, tx.observed, tx.time, tx.amount)
+            head.labelled = 1
+            head.fence = tx.offset
             continue
         status[n] = APPLIED
         origin = origins[tx.merchant]
@@ -131,8 +158,10 @@ def step_merchants(
         stamp += 1
         moments[:] = 0.0
         youngest[:] = 0
+        delayed[:] = 0.0
         for i in range(low, high):
             age = tx.time - events[i].time
+            count_delayed(age, delayed)
             if age < 0 or age >= _LONGEST:
                 continue
             k = window_of(age)
@@ -146,12 +175,15 @@ def step_merchants(
             moments[k, 1] += moments[k - 1, 1]
             youngest[k] += youngest[k - 1]
 
-        approximate = head.evicted_until > tx.time - _LONGEST
+        for j in range(1, N_DELAYED):
+            delayed[j] += delayed[j - 1]
+        approximate = head.evicted_until > tx.time - HORIZON
         row[_APPROXIMATE] = 1.0 if approximate else 0.0
         beyond = approximate and head.archived == 1
         if beyond:
             archive = archives[archive_of[tx.merchant]]
             _users_beyond(archive, events, low, high, tx.time, slot_age)
+            add_archived_delayed(archive, tx.time, delayed)
         for k in range(N_WINDOWS):
             users = float(youngest[k])
             if beyond and head.evicted_until > tx.time - WINDOW_MS[k]:
@@ -165,6 +197,12 @@ def step_merchants(
             row[at] = moments[k, 0]
             row[at + 1] = (moments[k, 1] + tx.amount) / moments[k, 0]
             row[at + 2] = users
+        if not write_label_features(labels, labels_of[tx.merchant], delayed, tx.time, row, _LABELS):
+            row[_APPROXIMATE] = 1.0
+        if tx.label != PAYMENT:
+            own = labels[labels_of[tx.merchant]]
+            enter_label(own, tx.transaction, tx.label, tx.observed, tx.time, tx.amount)
+            head.labelled = 1
         earlier = moments[N_WINDOWS - 1, 0] - 1.0
         if earlier > 0.0:
             mean = moments[N_WINDOWS - 1, 1] / earlier

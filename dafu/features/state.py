@@ -8,7 +8,10 @@ An entity (a user, a merchant) is remembered as
 * an **archive**, only for entities busier than that: for each window, buckets of 1/48 of its
   length with counts and sums of the events that were evicted, and a table of when each of `m` hash
   slots was last seen, from which distinct counts are estimated (linear counting: Whang,
-  Vander-Zanden and Taylor, ACM TODS 15(2), 1990).
+  Vander-Zanden and Taylor, ACM TODS 15(2), 1990). Besides, one series of longer buckets counts
+  events as far back as delayed windows reach;
+* **labels**, only for entities that have any: what became known of whether transactions were
+  fraudulent.
 
 Events live in chunks of a fixed size so that a change log can write the newest chunk alone; that
 is the business of `dafu.tables`. This module knows dtypes and constants, no bytes and no I/O.
@@ -23,9 +26,9 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from dafu.features.catalogue import DAY, DISTINCT_WINDOWS, WINDOWS
+from dafu.features.catalogue import DAY, DELAYED_WINDOWS, DISTINCT_WINDOWS, WINDOWS
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 RETAINED_MIN: Final = 256
 """Events that an eviction always leaves behind: windows with no more than these are exact."""
@@ -36,7 +39,14 @@ RETAINED_MAX: Final = 384
 LATENESS: Final = 7 * DAY
 """How far behind the entity's latest time an event may be and still find its windows exact."""
 
-RETENTION: Final = 30 * DAY + LATENESS
+LABEL_DELAY: Final = 7 * DAY
+"""How old a transaction is when its label counts in a delayed window: by then most chargebacks and
+investigations that will come have come."""
+
+HORIZON: Final = 30 * DAY + LABEL_DELAY
+"""How far back windows reach, delayed ones included."""
+
+RETENTION: Final = HORIZON + LATENESS
 """Age, against the entity's latest time, at which whole chunks are forgotten."""
 
 NEVER: Final = -(2**62)
@@ -44,6 +54,11 @@ NEVER: Final = -(2**62)
 
 BUCKETS: Final = 48
 """Buckets to a window in the archive; one more covers the window's straddled edge."""
+
+DELAYED_WINDOW_MS: Final = np.array([WINDOWS[w] for w in DELAYED_WINDOWS], dtype=np.int64)
+DELAYED_BUCKET_MS: Final = 7 * DAY // BUCKETS
+DELAYED_BUCKETS: Final = HORIZON // DELAYED_BUCKET_MS + 2
+"""Buckets of the archive's series for delayed windows; both ends may be cut by a window."""
 
 WINDOW_MS: Final = np.array(list(WINDOWS.values()), dtype=np.int64)
 BUCKET_MS: Final = WINDOW_MS // BUCKETS
@@ -64,6 +79,9 @@ _HEAD = [
     ("first_time", "i8"),
     ("last_time", "i8"),
     ("total_count", "i8"),
+    ("labelled", "i8"),  # 1 once a record of labels exists
+    ("labels_slot", "i8"),  # which of its two records holds it; `dafu.tables` minds this one
+    ("memory", "i8"),  # bytes that sequence models keep of it; `dafu.tables` minds these too
 ]
 
 USER_HEAD: Final = np.dtype(
@@ -87,6 +105,7 @@ USER_EVENT: Final = np.dtype(
         ("device", "u8"),
         ("ip", "u8"),
         ("country", "u8"),
+        ("route", "i8"),  # murmur2 of the merchant's id: where its partition is; -1 if not known
     ]
 )
 MERCHANT_HEAD: Final = np.dtype(_HEAD)
@@ -105,6 +124,24 @@ def archive_dtype(things: int, slots: int) -> np.dtype[np.void]:
             ("sum", "f8", shape),
             ("squares", "f8", shape),
             ("last_seen", "i8", (things, slots)),
+            ("delayed_bucket", "i8", (DELAYED_BUCKETS,)),  # the series for delayed windows
+            ("delayed_count", "f8", (DELAYED_BUCKETS,)),
+        ]
+    )
+
+
+def labels_dtype(most: int) -> np.dtype[np.void]:
+    """Labels of an entity that keeps `most` of them; entry k is the k-th of each array."""
+    return np.dtype(
+        [
+            ("schema", "i8"),
+            ("count", "i8"),  # entries in use
+            ("dropped_until", "i8"),  # latest time among frauds that no longer fit
+            ("transaction", "u8", (most,)),
+            ("time", "i8", (most,)),  # of the transaction; NEVER while that was not seen
+            ("amount", "f8", (most,)),
+            ("observed", "i8", (most,)),  # when the label came to be known
+            ("fraud", "i8", (most,)),
         ]
     )
 
@@ -116,17 +153,23 @@ MERCHANT_ARCHIVE: Final = archive_dtype(1, MERCHANT_SLOTS)
 
 
 class EntityLayout(Struct, frozen=True):
-    """How one kind of entity is remembered: dtypes and events to a chunk."""
+    """How one kind of entity is remembered: dtypes, and events to a chunk."""
 
     kind: str
     head: np.dtype[np.void]
     event: np.dtype[np.void]
     archive: np.dtype[np.void]
+    labels: np.dtype[np.void]
     chunk: int
 
 
-USERS: Final = EntityLayout("user", USER_HEAD, USER_EVENT, USER_ARCHIVE, 16)
-MERCHANTS: Final = EntityLayout("merchant", MERCHANT_HEAD, MERCHANT_EVENT, MERCHANT_ARCHIVE, 32)
+USER_LABELS: Final = labels_dtype(32)
+MERCHANT_LABELS: Final = labels_dtype(128)
+
+USERS: Final = EntityLayout("user", USER_HEAD, USER_EVENT, USER_ARCHIVE, USER_LABELS, 16)
+MERCHANTS: Final = EntityLayout(
+    "merchant", MERCHANT_HEAD, MERCHANT_EVENT, MERCHANT_ARCHIVE, MERCHANT_LABELS, 32
+)
 
 APPLIED: Final = 0
 """The transaction changed the state and has features."""
@@ -136,6 +179,15 @@ DUPLICATE: Final = 2
 """The producer sent the same transaction again: no state change, no second decision."""
 CONFLICT: Final = 3
 """The producer used a known transaction_id for a different transaction."""
+LABELLED: Final = 4
+"""It is no transaction but a label, which was applied."""
+
+PAYMENT: Final = 0
+"""Kind of an input of the kernels: a transaction."""
+GENUINE_LABEL: Final = 1
+"""Kind of an input of the kernels: a transaction turned out to be genuine."""
+FRAUD_LABEL: Final = 2
+"""Kind of an input of the kernels: a transaction turned out to be fraudulent."""
 
 
 def new_head(head: np.ndarray) -> None:
@@ -154,3 +206,10 @@ def new_archive(archive: np.ndarray) -> None:
     archive["schema"] = SCHEMA_VERSION
     archive["bucket"] = NEVER
     archive["last_seen"] = NEVER
+    archive["delayed_bucket"] = NEVER
+
+
+def new_labels(labels: np.ndarray) -> None:
+    """Give every field of fresh records of labels (zeros) its first value, in place."""
+    labels["schema"] = SCHEMA_VERSION
+    labels["dropped_until"] = NEVER

@@ -13,14 +13,28 @@ import numpy as np
 
 from dafu.features.catalogue import DAY, HOUR, USER_FEATURES, USER_INDEX
 from dafu.features.geo import direction, haversine_km, unit_vector
+from dafu.features.labels import (
+    N_DELAYED,
+    add_archived_delayed,
+    archive_delayed,
+    awaited,
+    count_delayed,
+    enter_label,
+    write_label_features,
+)
 from dafu.features.state import (
     APPLIED,
     CONFLICT,
     DISTINCT_WINDOW_NUMBERS,
     DUPLICATE,
     FENCED,
+    FRAUD_LABEL,
+    GENUINE_LABEL,
+    HORIZON,
+    LABELLED,
     N_WINDOWS,
     NEVER,
+    PAYMENT,
     RETAINED_MAX,
     USER_EVENT,
     USER_SLOTS,
@@ -48,6 +62,8 @@ USER_INPUT: Final = np.dtype(
     [
         ("user", "i8"),  # number of the user in this batch
         ("offset", "i8"),
+        ("kind", "i8"),  # PAYMENT, or what the label says
+        ("observed", "i8"),  # of a label: when it came to be known
         *[(name, USER_EVENT[name].str) for name in USER_EVENT.names or ()],
         ("lat", "f8"),
         ("long", "f8"),
@@ -55,7 +71,10 @@ USER_INPUT: Final = np.dtype(
         ("merchant_long", "f8"),
     ]
 )
-"""One transaction as the kernel reads it; missing coordinates are NaN, missing hashes 0."""
+"""One transaction or label as the kernel reads it; missing coordinates are NaN, missing hashes 0.
+
+Of a label `time`, `amount`, `merchant` and `route` are those of the transaction that it is about as
+far as it says so itself: NEVER, NaN, 0 and -1 where not."""
 
 _CHUNK: Final = USERS.chunk
 _N_FEATURES: Final = len(USER_FEATURES)
@@ -86,6 +105,7 @@ _WEEKEND: Final = USER_INDEX["is_weekend"]
 _AGE: Final = USER_INDEX["account_age_days"]
 _TOTAL: Final = USER_INDEX["user_total_count"]
 _APPROXIMATE: Final = USER_INDEX["user_windows_approximate"]
+_LABELS: Final = USER_INDEX["user_delayed_count_1d"]  # where the label features begin
 
 
 @kernel
@@ -96,6 +116,7 @@ def _evict(head: Any, events: Any, origin: int, archive: Any) -> None:
         event = events[origin + number]
         head.evicted_until = max(head.evicted_until, event.time)
         add_to_buckets(archive, event.time, event.amount)
+        archive_delayed(archive, event.time)
         values = (event.merchant, event.device, event.ip, event.country)
         for a in range(_THINGS):
             if values[a] != 0:
@@ -207,17 +228,57 @@ def _known(head: Any, events: Any, origin: int, tx: Any) -> int:
 
 
 @kernel
+def _apply_label(head: Any, events: Any, origin: int, labels: Any, label: Any, entry: Any) -> None:
+    """Note a label; what is new, of a transaction whose merchant is known, goes to `entry`."""
+    time, amount = label.time, label.amount
+    merchant, route = label.merchant, label.route
+    for i in range(origin + head.first_event, origin + head.next_event):
+        if events[i].transaction == label.transaction:
+            time, amount = events[i].time, events[i].amount
+            merchant, route = events[i].merchant, events[i].route
+    new = enter_label(labels, label.transaction, label.kind, label.observed, time, amount)
+    if new and time != NEVER and route >= 0:
+        entry.kind = label.kind
+        entry.transaction = label.transaction
+        entry.time = time
+        entry.amount = amount
+        entry.merchant = merchant
+        entry.route = route
+        entry.observed = label.observed
+
+
+@kernel
+def _meet_label(labels: Any, tx: Any, entry: Any) -> None:
+    """Give a label that came before its transaction to `entry`, if there is one."""
+    k = awaited(labels, tx.transaction)
+    if k < 0:
+        return
+    labels.time[k] = tx.time
+    labels.amount[k] = tx.amount
+    entry.kind = FRAUD_LABEL if labels.fraud[k] == 1 else GENUINE_LABEL
+    entry.transaction = tx.transaction
+    entry.time = tx.time
+    entry.amount = tx.amount
+    entry.merchant = tx.merchant
+    entry.route = tx.route
+    entry.observed = labels.observed[k]
+
+
+@kernel
 def step_users(
     heads: Any,
     events: Any,
     origins: np.ndarray,
     archives: Any,
     archive_of: np.ndarray,
+    labels: Any,
+    labels_of: np.ndarray,
     transactions: Any,
     features: np.ndarray,
     status: np.ndarray,
+    entries: Any,
 ) -> None:
-    """Apply transactions to their users' states, in order, and write their features.
+    """Apply transactions and labels to their users' states, in order, and write features.
 
     Parameters
     ----------
@@ -229,11 +290,16 @@ def step_users(
     archives : USER_ARCHIVE[...]
         Changed in place; `archive_of[u]` is the row of user u or -1. A user who may exceed
         RETAINED_MAX events in this batch must have one.
+    labels : USER_LABELS[...]
+        Changed in place; `labels_of[u]` is the row of user u or -1. A user who gets a label in
+        this batch must have one.
     transactions : USER_INPUT[n]
-    features : float64[n, 61]
+    features : float64[n, F]
         Written for transactions whose status is APPLIED; NaN is "missing".
     status : int8[n]
-        APPLIED, FENCED, DUPLICATE or CONFLICT.
+        APPLIED, FENCED, DUPLICATE, CONFLICT or LABELLED.
+    entries : ENTRY[n], zeros
+        Filled in where a label, which may have waited for this transaction, is for the merchant.
     """
     # Views are taken here, once: each one taken in the loop below costs two atomic operations.
     seen_merchants = np.zeros(TABLE_SIZE, SEEN)
@@ -247,12 +313,22 @@ def step_users(
     moments = np.empty((N_WINDOWS, MOMENTS), np.float64)
     sums = np.empty(N_WINDOWS, np.float64)
     earlier = np.empty(RETAINED_MAX, np.float64)
+    delayed = np.empty(N_DELAYED, np.float64)
     stamp = 0
 
     for n in range(len(transactions)):
         tx = transactions[n]
         head = heads[tx.user]
         origin = origins[tx.user]
+        if tx.kind != PAYMENT:
+            status[n] = FENCED
+            if tx.offset > head.fence:
+                status[n] = LABELLED
+                own = labels[labels_of[tx.user]]
+                _apply_label(head, events, origin, own, tx, entries[n])
+                head.labelled = 1
+                head.fence = tx.offset
+            continue
         status[n] = _known(head, events, origin, tx)
         if status[n] != APPLIED:
             head.fence = max(head.fence, tx.offset)
@@ -273,6 +349,7 @@ def step_users(
         moments[:] = 0.0
         sums[:] = 0.0
         youngest[:] = 0
+        delayed[:] = 0.0
         n_earlier = 0
         largest = tx.amount
         seen_merchant = seen_device = seen_country = seen_ip = False
@@ -282,6 +359,7 @@ def step_users(
         for i in range(low, high):
             event = events[i]
             age = tx.time - event.time
+            count_delayed(age, delayed)
             if age < 0 or age >= _LONGEST:
                 continue
             k = window_of(age)
@@ -338,11 +416,14 @@ def step_users(
                     k += 1
                 distinct[a, j] = running
 
+        for j in range(1, N_DELAYED):
+            delayed[j] += delayed[j - 1]
         row[_APPROXIMATE] = 0.0
-        if head.evicted_until > tx.time - _LONGEST:
+        if head.evicted_until > tx.time - HORIZON:
             row[_APPROXIMATE] = 1.0
             if head.archived == 1:
                 archive = archives[archive_of[tx.user]]
+                add_archived_delayed(archive, tx.time, delayed)
                 for k in range(N_WINDOWS):
                     if head.evicted_until > tx.time - WINDOW_MS[k]:
                         add_archived(archive, k, tx.time, tx.amount, moments)
@@ -351,6 +432,10 @@ def step_users(
                     archive, events, low, high, tx.time, head.evicted_until, slot_age, distinct
                 )
 
+        if not write_label_features(labels, labels_of[tx.user], delayed, tx.time, row, _LABELS):
+            row[_APPROXIMATE] = 1.0
+        if head.labelled == 1:
+            _meet_label(labels[labels_of[tx.user]], tx, entries[n])
         for k in range(N_WINDOWS):
             count = moments[k, 0]
             mean_difference = moments[k, 1] / count
@@ -373,6 +458,7 @@ def step_users(
         event.device = tx.device
         event.ip = tx.ip
         event.country = tx.country
+        event.route = tx.route
         head.next_event += 1
         head.total_count += 1
         head.first_time = tx.time if head.first_time == NEVER else min(head.first_time, tx.time)

@@ -40,7 +40,7 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=0, le=32, description="an integer from 0 to 32; 0: what suits the replication")
     ] = 0
     """Replicas that must have a record before it counts as written; see `insync_replicas`."""
-    transactions_retention_days: _Days = 37.0
+    transactions_retention_days: _Days = 44.0
     """Of the transactions: the horizon of the features, so that tables can be rebuilt from them."""
     retention_days: _Days = 7.0
     """Of the decisions and of what stage one hands to stage two."""
@@ -62,6 +62,11 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
     def transactions(self) -> str:
         """Transactions as producers publish them, keyed by user."""
         return f"{self.prefix}transactions"
+
+    @property
+    def labels(self) -> str:
+        """What became known of transactions, keyed by user."""
+        return f"{self.prefix}labels"
 
     @property
     def transactions_by_merchant(self) -> str:

@@ -85,9 +85,14 @@ class InputBatch(Struct, frozen=True):
 
 
 def share_out(
-    batch: InputBatch, rows: NDArray[np.int64], records: Partitions
+    batch: InputBatch,
+    rows: NDArray[np.int64],
+    records: Partitions,
+    keys: Sequence[bytes] | None = None,
 ) -> tuple[list[Share], list[int], NDArray[np.int64]]:
     """Number the entities that rows (ascending) of a batch are about, by their records' keys.
+
+    `keys` [rows] are given where they are others.
 
     Returns
     -------
@@ -97,7 +102,8 @@ def share_out(
     int64 [entities]
         How many of the rows each has.
     """
-    keys = batch.keys.take(rows).present()
+    if keys is None:
+        keys = batch.keys.take(rows).present()
     shares: list[Share] = []
     numbers: list[int] = []
     first = 0
@@ -137,14 +143,18 @@ class StageOutput(Struct, kw_only=True):
 class UserOutput(StageOutput):
     """What stage one made of a batch.
 
-    `forward_*` go to the merchant-keyed topic, one for every transaction applied, in order.
+    `forward_*` go to the merchant-keyed topic, one for every transaction applied, in order, and
+    among them the labels that are for merchants; `forward_hashes` (int64) say to which partition
+    (`dafu.partitioner.key_hashes`). `labels` counts those applied.
     `reroutes` are positions of records to publish again under their `user_id`.
     """
 
     forward_keys: ByteColumn
     forward_values: ByteColumn
+    forward_hashes: NDArray[np.int64]
     reroutes: list[tuple[int, bytes]]
     duplicates: int = 0
+    labels: int = 0
 
 
 class MerchantOutput(StageOutput):
@@ -160,10 +170,14 @@ class MerchantOutput(StageOutput):
     features: np.ndarray
     outcomes: np.ndarray
     repeats: int = 0
+    labels: int = 0
 
 
-FORWARD_MAGIC: Final = 0x0002_4644
-"""Format 2 of the forwarded record ("DF" and a version)."""
+FORWARD_MAGIC: Final = 0x0003_4644
+"""Format 3 of the forwarded record ("DF" and a version)."""
+
+LABEL_MAGIC: Final = 0x0003_4C44
+"""Format 3 of a label that stands among forwarded records ("DL" and a version)."""
 
 FORWARD_LAYOUT: Final = zlib.crc32(repr((USER_LAYOUT_HASH, TEXTS, PLACES)).encode())
 """Tells versions apart whose forwarded records hold other features or fields."""
@@ -178,6 +192,9 @@ FORWARD: Final = np.dtype(
         ("time", "<i8"),
         ("amount", "<f8"),
         ("user", "<u8"),
+        ("transaction", "<u8"),  # of the label, as the next two
+        ("observed", "<i8"),
+        ("label", "<i8"),  # 0 for none: what it says, here or of a transaction that had it already
         ("places", "<f8", (len(PLACES),)),
         ("features", "<f8", (len(USER_FEATURES),)),
         ("text_start", "<u2", (len(TEXTS),)),  # in the JSON; see `dafu.stages.texts`
@@ -185,7 +202,8 @@ FORWARD: Final = np.dtype(
         ("plain", "<u4"),  # 1 if these two arrays hold
     ]
 )
-"""What stage one sends ahead of the transaction's own JSON, in one record."""
+"""What stage one sends ahead of the transaction's own JSON, in one record. A label is sent as such
+a header alone, with the time and amount of the transaction that it is about."""
 
 ABSENT_TEXT: Final = 0xFFFF
 """The `text_length` of a field that is absent or null."""

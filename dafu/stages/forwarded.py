@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dafu.columns import I64, U8, ByteColumn, prefixes
 from dafu.errors import DafuError
+from dafu.features.state import FRAUD_LABEL, PAYMENT
 from dafu.kernel import kernel
 from dafu.schema import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, Transaction
 from dafu.stages.batch import (
@@ -21,6 +22,7 @@ from dafu.stages.batch import (
     FORWARD,
     FORWARD_LAYOUT,
     FORWARD_MAGIC,
+    LABEL_MAGIC,
     InputBatch,
     Rejected,
 )
@@ -28,6 +30,9 @@ from dafu.stages.texts import TEXTS
 
 MAX_PARTITIONS: Final = 1_000_000
 """Of the topic that stage one reads; a mark is kept for each."""
+
+LABEL_KEY_BYTES: Final = 8
+"""A label's key is the hash of its merchant's id."""
 
 _REQUIRED: Final = 3
 _FIRST_TEXTS: Final = ("transaction_id", "user_id", "merchant_id")
@@ -42,7 +47,8 @@ class LayoutMismatchError(DafuError):
 
 
 def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejected]]:
-    """Split off the forwarded headers; records that have none, or a damaged one, are rejected.
+    """Split off the headers of transactions and labels; records that have none, or a damaged one,
+    are rejected.
 
     Returns
     -------
@@ -58,9 +64,14 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
         If the records come from a version with other user features.
     """
     size = FORWARD.itemsize
-    rows = np.flatnonzero((batch.values.lengths > size) & (batch.keys.lengths > 0))
+    rows = np.flatnonzero((batch.values.lengths >= size) & (batch.keys.lengths > 0))
     header = prefixes(batch.values.take(rows), size).view(FORWARD)
-    forwarded = header["magic"] == FORWARD_MAGIC
+    labels = (
+        (header["magic"] == LABEL_MAGIC)
+        & (batch.values.lengths[rows] == size)
+        & (batch.keys.lengths[rows] == LABEL_KEY_BYTES)
+    )
+    forwarded = labels | ((header["magic"] == FORWARD_MAGIC) & (batch.values.lengths[rows] > size))
     if not forwarded.all():
         rows, header = rows[forwarded], header[forwarded]
     other = np.flatnonzero(header["layout"] != FORWARD_LAYOUT)
@@ -87,7 +98,8 @@ def _sound(header: np.ndarray, values: ByteColumn) -> NDArray[np.bool_]:
     """bool [n]: whether a header says of its record what can be true."""
     out = np.empty(len(header), np.bool_)
     _check(header, values.buffer, values.starts, values.lengths, FORWARD.itemsize, out)
-    for i in np.flatnonzero(out & (header["plain"] == 0)).tolist():
+    payments = header["magic"] == FORWARD_MAGIC
+    for i in np.flatnonzero(out & payments & (header["plain"] == 0)).tolist():
         try:
             _decode((values[i] or b"")[FORWARD.itemsize :])
         except ValueError:  # msgspec's errors, and text that is no UTF-8
@@ -105,6 +117,8 @@ def _check(
             0 <= h.source < MAX_PARTITIONS
             and h.offset >= 0
             and MIN_TIMESTAMP_MS <= h.time < MAX_TIMESTAMP_MS
+            and PAYMENT <= h.label <= FRAUD_LABEL
+            and (h.label != PAYMENT or h.magic != LABEL_MAGIC)
             and h.plain <= 1
             and (h.plain == 0 or _are_texts(h, buffer, starts[i] + size, lengths[i] - size))
         )

@@ -1,8 +1,9 @@
 """Stage two: transactions by merchant in, decisions out.
 
 Reads what stage one forwarded, steps the merchants' states, and lets rules and the model judge the
-complete feature row. A pure function of the merchant-keyed log: repeats that a restarted stage one
-left there are recognised by their source offsets and dropped.
+complete feature row. Labels stand among the transactions and are noted with the merchant. A pure
+function of the merchant-keyed log: repeats that a restarted stage one left there are recognised by
+their source offsets and dropped.
 """
 
 from __future__ import annotations
@@ -16,24 +17,27 @@ import numpy as np
 from dafu.columns import NULL, ByteColumn
 from dafu.features.catalogue import INDEX, MERCHANT_FEATURES
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
-from dafu.features.state import APPLIED, FENCED, MERCHANTS
+from dafu.features.state import APPLIED, FENCED, LABELLED, MERCHANTS, PAYMENT
+from dafu.hashing import hash64
 from dafu.models.isolation import IsolationForestModel
 from dafu.rules import RuleSet
 from dafu.schema import Transaction
 from dafu.stages.batch import (
     ABSENT_TEXT,
     FORWARD,
+    LABEL_MAGIC,
     InputBatch,
     MerchantOutput,
     Partitions,
+    Rejected,
     share_out,
 )
 from dafu.stages.decide import Thresholds, decide
 from dafu.stages.decisions import DecisionIds, DecisionWriter
 from dafu.stages.forwarded import unpack
 from dafu.stages.texts import PLACES, TEXTS, Texts
-from dafu.tables.changes import NOTHING
-from dafu.tables.working_set import SourceMarks, WorkingSet
+from dafu.tables.changes import NOTHING, Changes
+from dafu.tables.working_set import SourceMarks, WorkingSet, id_key
 
 ATTRIBUTE_PREFIX: Final = "attributes."
 _N_MERCHANT: Final = len(MERCHANT_FEATURES)
@@ -89,13 +93,20 @@ class MerchantStage:
         records: Partitions,
         output: MerchantOutput,
     ) -> None:
-        shares, numbers, arrivals = share_out(batch, rows, records)
+        is_label = header["magic"] == LABEL_MAGIC
+        keys = None
+        if is_label.any():
+            known, keys = _merchants_of(batch, rows, is_label, records, output)
+            rows, header, is_label = rows[known], header[known], is_label[known]
+        shares, numbers, arrivals = share_out(batch, rows, records, keys)
         inputs = np.empty(rows.size, dtype=MERCHANT_INPUT)
         inputs["merchant"] = numbers
         inputs["offset"] = batch.offsets[rows]
-        for name in ("time", "amount", "user"):
+        inputs["kind"] = np.where(is_label, header["label"], PAYMENT)
+        for name in ("time", "amount", "user", "label", "transaction", "observed"):
             inputs[name] = header[name]
-        state = WorkingSet(MERCHANTS, shares, arrivals)
+        labelled = inputs["merchant"][inputs["label"] != PAYMENT]
+        state = WorkingSet(MERCHANTS, shares, arrivals, labelled)
         merchant_features = np.empty((rows.size, _N_MERCHANT))
         status = np.empty(rows.size, dtype=np.int8)
         step_merchants(
@@ -104,17 +115,26 @@ class MerchantStage:
             state.origins,
             state.archives,
             state.archive_of,
+            state.labels,
+            state.labels_of,
             inputs,
             merchant_features,
             status,
         )
-        output.changes = dict(zip(output.changes, state.changes(), strict=True))
+        # An id goes first: a head without it would never get one.
+        changes = (
+            Changes.of([(id_key(hash64(e).to_bytes(8, "big")), e) for e in new]).then(packed)
+            for new, packed in zip(state.new_entities(), state.changes(), strict=True)
+        )
+        output.changes = dict(zip(output.changes, changes, strict=True))
         features = np.hstack((header["features"], merchant_features))
-        if (status == FENCED).any():
-            applied = status == APPLIED
-            output.fenced += int((~applied).sum())
+        applied = status == APPLIED
+        if not applied.all():
+            output.fenced += int((status == FENCED).sum())
+            output.labels += int((status == LABELLED).sum())
             rows, header, features = rows[applied], header[applied], features[applied]
-        self._judge(batch.values.take(rows), header, features, output)
+        if rows.size:
+            self._judge(batch.values.take(rows), header, features, output)
 
     def _judge(
         self, values: ByteColumn, header: np.ndarray, features: np.ndarray, output: MerchantOutput
@@ -169,6 +189,48 @@ def _new_ones(
         marks.fence = int(offsets[-1])
         moved[piece.partition] = marks
     return fresh, moved
+
+
+def _merchants_of(
+    batch: InputBatch,
+    rows: np.ndarray,
+    is_label: np.ndarray,
+    records: Partitions,
+    output: MerchantOutput,
+) -> tuple[np.ndarray, list[bytes]]:
+    """Ids of the merchants that rows are about, which labels name by hash.
+
+    Returns
+    -------
+    bool [rows]
+        Whether the merchant is known. Labels of others are rejected.
+    list of bytes [known rows]
+    """
+    keys: list[bytes | None] = batch.keys.take(rows).tolist()
+    for piece, part in zip(batch.pieces, batch.cut(rows), strict=True):
+        own = part.start + np.flatnonzero(is_label[part])
+        if not own.size:
+            continue
+        hashes = [keys[i] or b"" for i in own.tolist()]
+        found = records(piece.partition).get_many([id_key(hashed) for hashed in hashes])
+        ids = dict(zip(hashes, found, strict=True))
+        for i in range(part.start, part.stop):
+            key = keys[i] or b""
+            if not is_label[i]:
+                # What came earlier in this batch is not written yet.
+                ids[hash64(key).to_bytes(8, "big")] = key
+                continue
+            keys[i] = ids[key]
+            if keys[i] is None:
+                output.rejected.append(
+                    Rejected(
+                        int(rows[i]),
+                        "unknown_merchant",
+                        f"a label of a merchant, hash {key.hex()}, that has no transactions here",
+                    )
+                )
+    known = np.array([key is not None for key in keys], dtype=bool)
+    return known, [key for key in keys if key is not None]
 
 
 class _FieldReader:

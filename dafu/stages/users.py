@@ -1,24 +1,47 @@
 """Stage one: transactions by user in, transactions with user features out, keyed by merchant.
 
 Parses and checks each record, steps the users' states through the batch, and hands on what was
-new. What can not be read is returned as rejected, with the reason; it never raises for bad input.
+new. Labels stand among the transactions, are noted with the user and handed on to the merchant.
+What can not be read is returned as rejected, with the reason; it never raises for bad input.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from msgspec import Struct
 
 from dafu.columns import ByteColumn, equal, prepend
 from dafu.features.catalogue import USER_FEATURES
-from dafu.features.state import APPLIED, CONFLICT, DUPLICATE, FENCED, USERS
+from dafu.features.labels import ENTRY
+from dafu.features.state import (
+    APPLIED,
+    CONFLICT,
+    DUPLICATE,
+    FENCED,
+    FRAUD_LABEL,
+    GENUINE_LABEL,
+    LABELLED,
+    NEVER,
+    PAYMENT,
+    USERS,
+)
 from dafu.features.users import USER_INPUT, step_users
 from dafu.hashing import hash64
-from dafu.schema import InvalidTransactionError, Transaction, parse_transaction
+from dafu.partitioner import key_hashes
+from dafu.schema import (
+    LABEL_RECORD,
+    InvalidRecordError,
+    Label,
+    LabelTimes,
+    Transaction,
+    parse_label_record,
+    parse_transaction,
+)
 from dafu.stages.batch import (
     ABSENT_TEXT,
+    LABEL_MAGIC,
     NO_TIMESTAMP,
     InputBatch,
     Partitions,
@@ -37,12 +60,13 @@ _NO_TEXT: Final = ByteColumn.of([])
 
 
 class _Parsed(Struct):
-    """What was read of a batch. `scan` and `texts` have a row for every record; those whose
-    position is in `rows` are transactions to apply, `documents` has the ones that are not plain."""
+    """What was read of a batch. `scan`, `kinds`, `observed` and `texts` have a row a record; those
+    whose position is in `rows` are transactions and labels to apply."""
 
     scan: Scan
+    kinds: np.ndarray
+    observed: np.ndarray
     rows: np.ndarray
-    documents: dict[int, Transaction]
     texts: Texts
     rejected: list[Rejected]
 
@@ -57,7 +81,8 @@ class UserStage:
     Parameters
     ----------
     max_future_skew_ms : int
-        How far a transaction's time may be after the time of the record that carries it.
+        How far the time of a transaction, or of the observation that a label stems from, may be
+        after the time of the record that carries it.
     """
 
     def __init__(self, max_future_skew_ms: int) -> None:
@@ -69,32 +94,41 @@ class UserStage:
         self._reject_future(batch, parsed)
         reroutes = _split_wrong_keys(batch, parsed)
         changes = dict.fromkeys((p.partition for p in batch.pieces), NOTHING)
-        output = UserOutput(_NO_TEXT, _NO_TEXT, reroutes, changes=changes, rejected=parsed.rejected)
+        output = UserOutput(
+            _NO_TEXT, _NO_TEXT, np.empty(0, np.int64), reroutes,
+            changes=changes, rejected=parsed.rejected,
+        )  # fmt: skip
         rows = parsed.rows
         if not rows.size:
             return output
         shares, numbers, arrivals = share_out(batch, rows, records)
         inputs = _inputs(batch, parsed, numbers)
-        state = WorkingSet(USERS, shares, arrivals)
+        labelled = inputs["user"][inputs["kind"] != PAYMENT]
+        state = WorkingSet(USERS, shares, arrivals, labelled)
         features = np.empty((rows.size, _N_FEATURES))
         status = np.empty(rows.size, dtype=np.int8)
+        entries = np.zeros(rows.size, dtype=ENTRY)
         step_users(
             state.heads,
             state.events,
             state.origins,
             state.archives,
             state.archive_of,
+            state.labels,
+            state.labels_of,
             inputs,
             features,
             status,
+            entries,
         )
-        _forward(batch, parsed, features, status, output)
+        _forward(batch, parsed, inputs["route"], features, status, entries, output)
         output.changes = dict(zip(changes, state.changes(), strict=True))
         return output
 
     def _reject_future(self, batch: InputBatch, parsed: _Parsed) -> None:
         sent = batch.timestamps[parsed.rows]
-        times = parsed.scan.time[parsed.rows]
+        payments = parsed.kinds[parsed.rows] == PAYMENT
+        times = np.where(payments, parsed.scan.time[parsed.rows], parsed.observed[parsed.rows])
         late = (sent != NO_TIMESTAMP) & (times > sent + self.max_future_skew_ms)
         if late.any():
             for p in np.flatnonzero(late).tolist():
@@ -112,31 +146,48 @@ class UserStage:
 def _parse(values: ByteColumn) -> _Parsed:
     """Read a batch: plain records by the kernel, the others one by one."""
     found = scan(values)
-    documents: dict[int, Transaction] = {}
+    documents: dict[int, Transaction | Label] = {}
     rejected: list[Rejected] = []
+    kinds = np.full(len(values), PAYMENT)
+    observed = np.full(len(values), NEVER)
     good = np.ones(len(values), dtype=np.bool_)
     for i in np.flatnonzero(~found.plain).tolist():
         try:
-            transaction, time = parse_transaction(values[i])
-        except InvalidTransactionError as exc:
+            document, time = _read(values[i])
+        except InvalidRecordError as exc:
             rejected.append(Rejected(i, exc.reason, exc.detail))
             good[i] = False
+            continue
+        documents[i] = document
+        if isinstance(time, LabelTimes):
+            kinds[i] = FRAUD_LABEL if getattr(document, "is_fraud", False) else GENUINE_LABEL
+            observed[i] = time.observed
+            _enter(found, i, document, NEVER if time.transaction is None else time.transaction)
         else:
-            documents[i] = transaction
-            _enter(found, i, transaction, time)
+            _enter(found, i, document, time)
     texts = Texts(values, found.text_start, found.text_length, documents)
-    return _Parsed(found, np.flatnonzero(good), documents, texts, rejected)
+    return _Parsed(found, kinds, observed, np.flatnonzero(good), texts, rejected)
 
 
-def _enter(found: Scan, i: int, transaction: Transaction, time: int) -> None:
-    """Fill in a row that the kernel left out."""
-    found.amount[i] = transaction.amount
+def _read(value: bytes | None) -> tuple[Transaction, int] | tuple[Label, LabelTimes]:
+    """A record that is not plain: a transaction, or else a label if it looks like one."""
+    try:
+        return parse_transaction(value)
+    except InvalidRecordError:
+        if value is None or not value.startswith(LABEL_RECORD):
+            raise
+    return parse_label_record(value)
+
+
+def _enter(found: Scan, i: int, document: Any, time: int) -> None:
+    """Fill in a row that the kernel left out; a label has but some of a transaction's fields."""
+    found.amount[i] = np.nan if document.amount is None else document.amount
     found.time[i] = time
     found.places[i] = [
-        np.nan if (place := getattr(transaction, name)) is None else place for name in PLACES
+        np.nan if (place := getattr(document, name, None)) is None else place for name in PLACES
     ]
     found.hashes[i] = [
-        hash64(text.encode()) if (text := getattr(transaction, name)) else 0
+        hash64(text.encode()) if (text := getattr(document, name, None)) else 0
         for name in HASHED_FIELDS
     ]
 
@@ -165,6 +216,9 @@ def _inputs(batch: InputBatch, parsed: _Parsed, numbers: list[int]) -> np.ndarra
     inputs = np.empty(rows.size, dtype=USER_INPUT)
     inputs["user"] = numbers
     inputs["offset"] = batch.offsets[rows]
+    inputs["kind"] = parsed.kinds[rows]
+    inputs["observed"] = parsed.observed[rows]
+    inputs["route"] = key_hashes(parsed.texts.utf8("merchant_id").take(rows))
     inputs["time"] = found.time[rows]
     inputs["amount"] = found.amount[rows]
     for name, k in _EVENT_HASHES:
@@ -192,14 +246,18 @@ _USER_HASH: Final = HASHED_FIELDS.index("user_id")
 def _forward(
     batch: InputBatch,
     parsed: _Parsed,
+    routes: np.ndarray,
     features: np.ndarray,
     status: np.ndarray,
+    entries: np.ndarray,
     output: UserOutput,
 ) -> None:
     rows, found = parsed.rows, parsed.scan
+    labels = np.flatnonzero((status == LABELLED) & (entries["kind"] != 0))
     if not (status == APPLIED).all():
         output.duplicates = int((status == DUPLICATE).sum())
         output.fenced = int((status == FENCED).sum())
+        output.labels = int((status == LABELLED).sum())
         conflicting = rows[status == CONFLICT]
         ids = parsed.texts.utf8("transaction_id").take(conflicting).present()
         output.rejected.extend(
@@ -211,7 +269,8 @@ def _forward(
             )
             for i, name in zip(conflicting.tolist(), ids, strict=True)
         )
-        rows, features = rows[status == APPLIED], features[status == APPLIED]
+    applied = np.flatnonzero(status == APPLIED)
+    every, rows = rows, rows[applied]
     header = forward_header(rows.size)
     header["source"] = batch.partitions[rows]
     header["offset"] = batch.offsets[rows]
@@ -220,10 +279,51 @@ def _forward(
     header["amount"] = found.amount[rows]
     header["user"] = found.hashes[rows, _USER_HASH]
     header["places"] = found.places[rows]
-    header["features"] = features
+    header["features"] = features[applied]
     header["plain"] = found.plain[rows]
     header["text_start"] = found.text_start[rows]
     lengths = found.text_length[rows]
     header["text_length"] = np.where(lengths < 0, ABSENT_TEXT, lengths)
+    _write_entries(header, entries[applied])
     output.forward_keys = parsed.texts.utf8("merchant_id").take(rows)
     output.forward_values = prepend(header.view(np.uint8), header.itemsize, batch.values.take(rows))
+    output.forward_hashes = routes[applied]
+    if labels.size:
+        _forward_labels(batch, every[labels], entries[labels], applied, labels, output)
+
+
+def _write_entries(header: np.ndarray, entries: np.ndarray) -> None:
+    header["label"] = entries["kind"]
+    header["observed"] = entries["observed"]
+    header["transaction"] = entries["transaction"]
+
+
+def _forward_labels(
+    batch: InputBatch,
+    rows: np.ndarray,
+    entries: np.ndarray,
+    applied: np.ndarray,
+    labels: np.ndarray,
+    output: UserOutput,
+) -> None:
+    """Put labels among the forwarded transactions, in the order of the log.
+
+    Their key is the hash of the merchant's id: the id itself is not remembered with the user.
+    """
+    header = forward_header(rows.size)
+    header["magic"] = LABEL_MAGIC
+    header["source"] = batch.partitions[rows]
+    header["offset"] = batch.offsets[rows]
+    header["ingested"] = batch.timestamps[rows]
+    header["time"] = entries["time"]
+    header["amount"] = entries["amount"]
+    _write_entries(header, entries)
+    keys = np.frombuffer(entries["merchant"].astype(">u8").tobytes(), np.uint8)
+    size = np.full(rows.size, 8)
+    order = np.argsort(np.concatenate((applied, labels)))
+    output.forward_keys = ByteColumn.joined(
+        [output.forward_keys, ByteColumn.packed(keys, size)]
+    ).take(order)
+    values = ByteColumn.packed(header.view(np.uint8), np.full(rows.size, header.itemsize))
+    output.forward_values = ByteColumn.joined([output.forward_values, values]).take(order)
+    output.forward_hashes = np.concatenate((output.forward_hashes, entries["route"]))[order]

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from dafu.columns import I64, ByteColumn
 from dafu.errors import DafuError
-from dafu.streaming.partitioner import ABSENT, partitions_for
+from dafu.partitioner import ABSENT, partitions_for
 from dafu.streaming.produce import join_requests_once
 from dafu.streaming.wire import BATCH_OVERHEAD, RECORD_OVERHEAD, EncodedBatch, encode
 
@@ -67,6 +67,7 @@ class _Job:
     __slots__ = (
         "done",
         "headers",
+        "key_hashes",
         "keys",
         "left",
         "offsets",
@@ -83,6 +84,7 @@ class _Job:
         values: ByteColumn,
         *,
         partition: int | I64 | None,
+        key_hashes: NDArray[Any] | None,
         headers: ByteColumn | None,
         timestamps: I64 | None,
     ) -> None:
@@ -90,6 +92,7 @@ class _Job:
         self.keys = keys
         self.values = values
         self.partition = partition
+        self.key_hashes = key_hashes
         self.headers = headers
         self.timestamps = timestamps
         self.left = 0  # batches without acknowledgement
@@ -207,6 +210,7 @@ class BatchSender:
         values: ByteColumn,
         *,
         partition: int | I64 | None = None,
+        key_hashes: NDArray[Any] | None = None,
         headers: ByteColumn | None = None,
         timestamps: I64 | None = None,
     ) -> dict[int, Written]:
@@ -221,6 +225,8 @@ class BatchSender:
         partition : int, int64 [n] or None
             One for all records, one for each, or None for what Kafka's default partitioner says.
             Records without a key then share one partition, another one with every call.
+        key_hashes : int [n]
+            In place of the keys for the partitioner: `dafu.partitioner.key_hashes` of other keys.
         headers
             The records' header sections (`dafu.streaming.records.encode_headers`), absent where
             there are none.
@@ -241,7 +247,13 @@ class BatchSender:
             When the columns differ in length.
         """
         return await self.post(
-            topic, keys, values, partition=partition, headers=headers, timestamps=timestamps
+            topic,
+            keys,
+            values,
+            partition=partition,
+            key_hashes=key_hashes,
+            headers=headers,
+            timestamps=timestamps,
         )
 
     async def partition_count(self, topic: str) -> int:
@@ -264,6 +276,7 @@ class BatchSender:
         values: ByteColumn,
         *,
         partition: int | I64 | None = None,
+        key_hashes: NDArray[Any] | None = None,
         headers: ByteColumn | None = None,
         timestamps: I64 | None = None,
     ) -> asyncio.Future[dict[int, Written]]:
@@ -272,11 +285,19 @@ class BatchSender:
         Takes and raises what `send` does: `ValueError` and too large records here, the rest from
         the future.
         """
-        job = _Job(topic, keys, values, partition=partition, headers=headers, timestamps=timestamps)
+        job = _Job(
+            topic,
+            keys,
+            values,
+            partition=partition,
+            key_hashes=key_hashes,
+            headers=headers,
+            timestamps=timestamps,
+        )
         each = None if isinstance(partition, int) else partition
         if any(
             given is not None and len(given) != len(keys)
-            for given in (values, headers, timestamps, each)
+            for given in (values, headers, timestamps, each, key_hashes)
         ):
             raise ValueError(f"records for {topic}: keys, values and the rest differ in number")
         if not len(keys):
@@ -365,6 +386,8 @@ class BatchSender:
             partitions = np.asarray(job.partition)
             for edge in (partitions.min(), partitions.max()):
                 _check_partition(job.topic, int(edge), count)
+        elif job.key_hashes is not None:
+            partitions = job.key_hashes % count
         else:
             partitions = self._by_key(job.keys, count)
         first = int(partitions[0])

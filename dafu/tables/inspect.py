@@ -35,6 +35,7 @@ from dafu.tables.working_set import (
     WorkingSet,
     archive_key,
     chunk_key,
+    labels_key,
 )
 
 __all__ = [
@@ -299,12 +300,14 @@ def _load(layout: EntityLayout, records: PartitionRecords, entity: bytes) -> _En
         return None
     state = WorkingSet(layout, [Share(records, [entity])], np.zeros(1, dtype=np.int64))
     head = state.heads[0]
+    if head["total_count"] == 0:
+        return None  # only labels, whose transactions nobody has seen
     first, end = int(head["first_event"]), int(head["next_event"])
     origin = int(state.origins[0])
     closed = range(int(head["chunks_from"]), end // layout.chunk)
     keys = [HEAD + entity]
     keys += [chunk_key(number, entity) for number in closed]
-    keys += [archive_key(slot, entity) for slot in (0, 1)]
+    keys += [key(slot, entity) for key in (archive_key, labels_key) for slot in (0, 1)]
     stored = [
         (key, value)
         for key, value in zip(keys, records.get_many(keys), strict=True)

@@ -6,7 +6,7 @@ steps in turn. Nothing is rewritten for its own sake: a record stays as it is un
 next transaction, and a closed chunk, which is never written again, until it is forgotten. An
 entity may therefore have records of several versions, and each tells its own:
 
-* heads, archives and source marks begin with their version;
+* heads, archives, labels and source marks begin with their version;
 * events carry none, to stay small. Those of the open chunk are in the head's record and of its
   version. A closed chunk is told by its length: events of different versions differ in size, or
   else in nothing, which `Migrations` checks.
@@ -27,7 +27,7 @@ import numpy as np
 from msgspec import Struct
 
 from dafu.errors import DafuError
-from dafu.features.state import MERCHANTS, SCHEMA_VERSION, USERS, EntityLayout
+from dafu.features.state import MERCHANTS, NEVER, SCHEMA_VERSION, USERS, EntityLayout
 
 __all__ = [
     "MIGRATIONS",
@@ -44,7 +44,7 @@ __all__ = [
 Adjust = Callable[[np.ndarray, np.ndarray], None]
 """(old, new), arrays of equal length: fill in what `new` does not have from `old` by itself."""
 
-_Part = Literal["head", "event", "archive"]
+_Part = Literal["head", "event", "archive", "labels"]
 _VERSION_BYTES: Final = 8
 
 
@@ -77,6 +77,7 @@ class OldVersion(Struct, frozen=True):
     head: OldRecord
     event: OldRecord
     archive: OldRecord
+    labels: OldRecord
 
 
 class OldMarks(Struct, frozen=True):
@@ -115,6 +116,7 @@ class Migrations:
         for part, dtypes in (
             ("head", self._dtypes("head")),
             ("archive", self._dtypes("archive")),
+            ("record of labels", self._dtypes("labels")),
         ):
             for dtype in dtypes:
                 if (dtype.names or ("",))[0] != "schema" or dtype[0] != np.dtype("i8"):
@@ -132,6 +134,10 @@ class Migrations:
                     "the newer one a field more"
                 )
             self._of_chunk_length[dtype.itemsize * layout.chunk] = i
+
+    def is_old(self, value: bytes | None) -> bool:
+        """Whether a head record is not of the present version, or there is none."""
+        return value is None or not value.startswith(self._tag)
 
     def heads(self, entities: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
         """Head records, each with the events of its open chunk, in the present layout.
@@ -206,6 +212,16 @@ class Migrations:
         StateError
             If one is missing or damaged, or has a version that is not known here.
         """
+        return self._slots("archive", keys, values)
+
+    def labels(self, keys: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
+        """Records of labels in the present layout, as `archives` does it."""
+        return self._slots("labels", keys, values)
+
+    def _slots(
+        self, part: _Part, keys: Sequence[bytes], values: list[bytes | None]
+    ) -> list[bytes | None]:
+        """Records of which an entity has one in either of two slots."""
         out: list[bytes | None] = []
         for key, value in zip(keys, values, strict=True):
             step = len(self._old)
@@ -213,10 +229,10 @@ class Migrations:
                 if len(value) < _VERSION_BYTES:
                     raise damaged(self.layout.kind, key)
                 step = self._step(value, key[2:])
-            if value is None or len(value) != self._dtypes("archive")[step].itemsize:
+            if value is None or len(value) != self._dtypes(part)[step].itemsize:
                 raise damaged(self.layout.kind, key)
             if step < len(self._old):
-                value = self._upgraded("archive", step, [value]).tobytes()  # noqa: PLW2901
+                value = self._upgraded(part, step, [value]).tobytes()  # noqa: PLW2901
             out.append(value)
         return out
 
@@ -306,9 +322,65 @@ def _refusal(what: str, number: int, oldest: int, present: int) -> StateError:
     )
 
 
-OLD_USERS: Final[tuple[OldVersion, ...]] = ()
-OLD_MERCHANTS: Final[tuple[OldVersion, ...]] = ()
-OLD_MARKS: Final[tuple[OldMarks, ...]] = ()
+_COUNTERS_1: Final = [
+    (name, "i8")
+    for name in (
+        "schema", "fence", "first_event", "next_event", "evicted_until", "archived",
+        "archive_slot", "chunks_from", "first_time", "last_time", "total_count",
+    )
+]  # fmt: skip
+_PLACE_1: Final = [
+    ("place_time", "i8"), ("place_lat", "f8"), ("place_long", "f8"), ("places", "i8"),
+    ("home_x", "f8"), ("home_y", "f8"), ("home_z", "f8"),
+]  # fmt: skip
+_USER_EVENT_1: Final = [
+    ("transaction", "u8"), ("time", "i8"), ("amount", "f8"), ("merchant", "u8"),
+    ("device", "u8"), ("ip", "u8"), ("country", "u8"),
+]  # fmt: skip
+_MERCHANT_EVENT_1: Final = [("time", "i8"), ("amount", "f8"), ("user", "u8")]
+
+
+def _archive_1(things: int, slots: int) -> np.dtype[np.void]:
+    windows = (6, 49)
+    return np.dtype(
+        [
+            ("schema", "i8"),
+            ("through", "i8"),
+            ("bucket", "i8", windows),
+            *((name, "f8", windows) for name in ("count", "sum", "squares")),
+            ("last_seen", "i8", (things, slots)),
+        ]
+    )
+
+
+def _no_route(_old: np.ndarray, new: np.ndarray) -> None:
+    new["route"] = -1
+
+
+def _no_delayed(_old: np.ndarray, new: np.ndarray) -> None:
+    new["delayed_bucket"] = NEVER
+
+
+# Version 1 knew no labels.
+OLD_USERS: Final[tuple[OldVersion, ...]] = (
+    OldVersion(
+        1,
+        OldRecord(np.dtype(_COUNTERS_1 + _PLACE_1)),
+        OldRecord(np.dtype(_USER_EVENT_1), _no_route),
+        OldRecord(_archive_1(4, 128), _no_delayed),
+        OldRecord(USERS.labels),
+    ),
+)
+OLD_MERCHANTS: Final[tuple[OldVersion, ...]] = (
+    OldVersion(
+        1,
+        OldRecord(np.dtype(_COUNTERS_1)),
+        OldRecord(np.dtype(_MERCHANT_EVENT_1)),
+        OldRecord(_archive_1(1, 512), _no_delayed),
+        OldRecord(MERCHANTS.labels),
+    ),
+)
+OLD_MARKS: Final[tuple[OldMarks, ...]] = (OldMarks(1),)
 
 MIGRATIONS: Final[dict[str, Migrations]] = {
     USERS.kind: Migrations(USERS, OLD_USERS),

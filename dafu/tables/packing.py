@@ -17,8 +17,10 @@ from dafu.tables.changes import NOTHING, Changes
 _HEAD: Final = ord("H")
 _CHUNK: Final = ord("C")
 _ARCHIVE: Final = ord("A")
+_LABELS: Final = ord("L")
 _NUMBER_BYTES: Final = 8
 _MAX_NUMBER: Final = 2**53
+_MAX_MEMORY: Final = 2**16
 _MAX_FORGOTTEN: Final = 2**16  # chunks that one batch can let go
 
 
@@ -44,6 +46,9 @@ def first_unsound(heads: Any, chunk: int, retained: int) -> int:
             or h.chunks_from < 0
             or not 0 <= h.archived <= 1
             or not 0 <= h.archive_slot <= 1
+            or not 0 <= h.labelled <= 1
+            or not 0 <= h.labels_slot <= 1
+            or not 0 <= h.memory <= _MAX_MEMORY
         ):
             return e
     return -1
@@ -57,6 +62,7 @@ def _fill(
     starts: I64,
     lengths: I64,
     skip: int,
+    after: I64,
     room_bytes: I64,
     out: U8,
 ) -> None:
@@ -66,14 +72,14 @@ def _fill(
         copy_bytes(closed, taken, out, at, closed_bytes[e])
         taken += closed_bytes[e]
         used = closed_bytes[e]
-        tail = lengths[e] - skip
+        tail = lengths[e] - skip - after[e]
         copy_bytes(buffer, starts[e] + skip, out, at + used, tail)
         out[at + used + tail : at + room_bytes[e]] = 0
         at += room_bytes[e]
 
 
 def fill_events(
-    closed: bytes, closed_bytes: I64, values: ByteColumn, skip: int, room_bytes: I64
+    closed: bytes, closed_bytes: I64, values: ByteColumn, skip: int, after: I64, room_bytes: I64
 ) -> U8:
     """Entity after entity: its closed chunks, the open one, and zeros up to its room.
 
@@ -82,26 +88,36 @@ def fill_events(
     closed : bytes
         All entities' closed chunks, `closed_bytes` [E] of them each.
     values : ByteColumn [E]
-        Head records: `skip` bytes of head, then the open chunk.
+        Head records: `skip` bytes of head, the open chunk, `after` [E] bytes of other things.
     room_bytes : int64 [E]
         Bytes that each entity gets.
     """
     out = np.empty(int(room_bytes.sum()), np.uint8)
     source = ByteColumn.packed(closed, np.array([len(closed)])).buffer
-    _fill(source, closed_bytes, values.buffer, values.starts, values.lengths, skip, room_bytes, out)
+    _fill(
+        source,
+        closed_bytes,
+        values.buffer,
+        values.starts,
+        values.lengths,
+        skip,
+        after,
+        room_bytes,
+        out,
+    )
     return out
 
 
 @kernel
 def _key(kind: int, number: int, id_buffer: U8, start: int, n: int, out: U8, at: int) -> int:
-    """Write a key; chunk numbers take eight bytes, archive slots one, heads have no number."""
+    """Write a key; chunk numbers take eight bytes, slots one, heads have no number."""
     out[at] = kind
     at += 1
     if kind == _CHUNK:
         for i in range(_NUMBER_BYTES):
             out[at + i] = (number >> (8 * (_NUMBER_BYTES - 1 - i))) & 0xFF
         at += _NUMBER_BYTES
-    elif kind == _ARCHIVE:
+    elif kind in (_ARCHIVE, _LABELS):
         out[at] = number
         at += 1
     copy_bytes(id_buffer, start, out, at, n)
@@ -129,6 +145,12 @@ def _pack(
     archive_size: int,
     archive_row: I64,
     archive_slot: I64,
+    labels: U8,
+    labels_size: int,
+    labels_row: I64,
+    labels_slot: I64,
+    memory: U8,
+    memory_size: int,
     key_buffer: U8,
     key_lengths: I64,
     value_buffer: U8,
@@ -169,6 +191,16 @@ def _pack(
             key_at += size
             value_at += archive_size
             n += 1
+        if labels_row[e] >= 0:
+            size = 2 + length
+            if not counting:
+                _key(_LABELS, labels_slot[e], id_buffer, start, length, key_buffer, key_at)
+                key_lengths[n] = size
+                value_lengths[n] = labels_size
+                copy_bytes(labels, labels_row[e] * labels_size, value_buffer, value_at, labels_size)
+            key_at += size
+            value_at += labels_size
+            n += 1
         for number in range(max(old_nexts[e] // chunk, firsts[e] // chunk), open_chunk):
             size = 1 + _NUMBER_BYTES + length
             closed = chunk * event_size
@@ -185,12 +217,15 @@ def _pack(
         if not counting:
             _key(_HEAD, 0, id_buffer, start, length, key_buffer, key_at)
             key_lengths[n] = 1 + length
-            value_lengths[n] = head_size + tail
+            value_lengths[n] = head_size + tail + memory_size
             copy_bytes(heads, e * head_size, value_buffer, value_at, head_size)
             first = (origins[e] + open_chunk * chunk) * event_size
             copy_bytes(events, first, value_buffer, value_at + head_size, tail)
+            copy_bytes(
+                memory, e * memory_size, value_buffer, value_at + head_size + tail, memory_size
+            )
         key_at += 1 + length
-        value_at += head_size + tail
+        value_at += head_size + tail + memory_size
         n += 1
         ends[c] = n
     if counting:
@@ -211,6 +246,10 @@ def pack_changes(
     deleted_from: I64,
     archives: Any,
     archive_row: I64,
+    labels: Any,
+    labels_row: I64,
+    memory: U8,
+    memory_size: int,
 ) -> tuple[Changes, I64]:
     """Records of the changed entities, in the order that `dafu.tables.working_set` prescribes.
 
@@ -234,6 +273,10 @@ def pack_changes(
     archives : archive dtype [...]
     archive_row : int64 [E]
         Row of the archive to write, -1 for none.
+    labels, labels_row
+        The same of the labels.
+    memory : uint8 [E * memory_size]
+        What sequence models keep of each entity.
     """
     fixed = (
         changed,
@@ -255,6 +298,12 @@ def pack_changes(
         archives.itemsize,
         archive_row,
         np.ascontiguousarray(heads["archive_slot"]),
+        labels.view(np.uint8),
+        labels.itemsize,
+        labels_row,
+        np.ascontiguousarray(heads["labels_slot"]),
+        memory,
+        memory_size,
     )
     no_bytes, none = np.empty(0, np.uint8), np.empty(0, np.int64)
     totals, ends = np.zeros(3, np.int64), np.empty(len(changed), np.int64)

@@ -5,17 +5,19 @@ An entity's state is spread over records of one partition, so that a change writ
 ========================  ==================================================================
 key                       value
 ========================  ==================================================================
-``H`` + id                head, followed by the events of the open (newest) chunk
+``H`` + id                head, the events of the open (newest) chunk, memory of sequence models
 ``C`` + number + id       one closed chunk of events; number is 8 bytes, big-endian
 ``A`` + slot + id         archive, once the entity has had more events than it retains; slot is
                           a byte, 0 or 1
+``L`` + slot + id         labels, once there are any; likewise
+``I`` + hash              id of a merchant by its 64-bit hash, big-endian: written once
 ========================  ==================================================================
 
 The order of the records returned by `WorkingSet.changes` is part of the format: an entity's head
-comes last, and nothing before it touches what the previous head refers to. An archive goes to the
-slot that is free, closed chunks get new numbers, and tombstones are for chunks that the previous
-head had let go of already. A log that ends anywhere therefore holds a complete state: the head
-decides, and what it does not refer to yet is written again when its transactions are. All
+comes last, and nothing before it touches what the previous head refers to. Archives and labels go
+to the slot that is free, closed chunks get new numbers, and tombstones are for chunks that the
+previous head had let go of already. A log that ends anywhere therefore holds a complete state: the
+head decides, and what it does not refer to yet is written again when its transactions are. All
 integers and floats are little-endian. This module knows bytes and layouts, no Faust, no broker
 and no clock.
 """
@@ -24,8 +26,8 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -36,6 +38,7 @@ from dafu.features.state import (
     EntityLayout,
     new_archive,
     new_head,
+    new_labels,
 )
 from dafu.tables.changes import Change, Changes
 from dafu.tables.migrations import MIGRATIONS, StateError, damaged, present_marks
@@ -47,6 +50,8 @@ if sys.byteorder != "little":  # pragma: no cover
 HEAD = b"H"
 CHUNK = b"C"
 ARCHIVE = b"A"
+LABELS = b"L"
+ID = b"I"
 
 
 class PartitionRecords(Protocol):
@@ -78,6 +83,26 @@ def archive_key(slot: int, entity: bytes) -> bytes:
     return ARCHIVE + bytes((slot,)) + entity
 
 
+def labels_key(slot: int, entity: bytes) -> bytes:
+    """Key of one of an entity's two records of labels."""
+    return LABELS + bytes((slot,)) + entity
+
+
+def id_key(hashed: bytes) -> bytes:
+    """Key of the record that tells an id by its hash, eight bytes."""
+    return ID + hashed
+
+
+class Memory(NamedTuple):
+    """What a sequence model keeps of an entity: `size` numbers (float32), 0 in the beginning.
+
+    `model` tells whose they are: another model's do not count. 64 bits of its version, not 0.
+    """
+
+    model: int
+    size: int
+
+
 class WorkingSet:
     """The states of a batch's entities as arrays that a kernel steps in place.
 
@@ -88,6 +113,10 @@ class WorkingSet:
         The entities by partition. An entity's number is its position in all of them together.
     arrivals : int array [entities]
         How many transactions of each the batch brings: room is made for as many events.
+    labelled : int array or None
+        Numbers of the entities that the batch brings labels of.
+    memories : sequence of Memory
+        What the sequence models in use keep. Those of others are let go with the next change.
 
     Attributes
     ----------
@@ -98,6 +127,11 @@ class WorkingSet:
     archives : layout.archive [...]
         Entity e's archive is row ``archive_of[e]``, -1 if it has and needs none.
     archive_of : int64 [entities]
+    labels : layout.labels [...]
+        Entity e's labels are row ``labels_of[e]``, -1 if it has and gets none.
+    labels_of : int64 [entities]
+    memories : list of float32 [entities, size]
+        One for each of the models; changed in place.
     """
 
     def __init__(
@@ -105,6 +139,8 @@ class WorkingSet:
         layout: EntityLayout,
         shares: Sequence[Share],
         arrivals: np.ndarray,
+        labelled: np.ndarray | None = None,
+        memories: Sequence[Memory] = (),
     ) -> None:
         self.layout = layout
         self._migrations = MIGRATIONS[layout.kind]
@@ -114,6 +150,8 @@ class WorkingSet:
         self._load_heads()
         self._load_events(arrivals)
         self._load_archives(arrivals)
+        self._load_labels(labelled)
+        self._load_memories(memories)
 
     def _get(self, keys: Sequence[bytes], owners: np.ndarray) -> list[bytes | None]:
         """Records by key, each that of an entity (ascending numbers)."""
@@ -129,6 +167,7 @@ class WorkingSet:
         blank = blank_head(self.layout)
         everybody = np.arange(len(self.entities))
         values = self._get([HEAD + e for e in self.entities], everybody)
+        self._new = [i for i, v in enumerate(values) if self._migrations.is_old(v)]
         values = self._migrations.heads(self.entities, values)
         self._stored = ByteColumn.of([blank if v is None else v for v in values])
         short = np.flatnonzero(self._stored.lengths < size)
@@ -143,6 +182,15 @@ class WorkingSet:
         self._old_first = self.heads["first_event"].copy()
         self._old_next = self.heads["next_event"].copy()
 
+    def new_entities(self) -> list[list[bytes]]:
+        """Entities that the present version has not written yet and is about to, share by share."""
+        out: list[list[bytes]] = [[] for _ in self._shares]
+        before = self._before.view(self.layout.head)
+        for e in self._new:
+            if self.heads[e] != before[e]:
+                out[int(np.searchsorted(self._ends, e, side="right"))].append(self.entities[e])
+        return out
+
     def _damaged(self, key: bytes) -> StateError:
         return damaged(self.layout.kind, key)
 
@@ -150,7 +198,8 @@ class WorkingSet:
         size = self.layout.event.itemsize
         chunk = self.layout.chunk
         head_size = self.layout.head.itemsize
-        tails = self._stored.lengths - head_size
+        self._memory_bytes = np.ascontiguousarray(self.heads["memory"])
+        tails = self._stored.lengths - head_size - self._memory_bytes
         wrong = np.flatnonzero(tails != size * (self._old_next % chunk))
         if wrong.size:
             raise self._damaged(HEAD + self.entities[wrong[0]])
@@ -170,7 +219,14 @@ class WorkingSet:
             values = self._migrations.chunks(keys, found)
             joined = b"".join(values)  # type: ignore[arg-type]
         room = self._old_next - self._old_first + arrivals
-        packed = fill_events(joined, closed * (chunk * size), self._stored, head_size, room * size)
+        packed = fill_events(
+            joined,
+            closed * (chunk * size),
+            self._stored,
+            head_size,
+            self._memory_bytes,
+            room * size,
+        )
         self.events: Any = packed.view(self.layout.event)
         starts = np.zeros(len(self.entities), dtype=np.int64)
         np.cumsum(room[:-1], out=starts[1:])
@@ -198,6 +254,77 @@ class WorkingSet:
             self.archives[self.archive_of[e]] = np.frombuffer(value or b"", self.layout.archive)[0]
         self._old_through = self.archives["through"].copy()
 
+    def _load_labels(self, labelled: np.ndarray | None) -> None:
+        has = self.heads["labelled"] == 1
+        needs = has.copy()
+        if labelled is not None:
+            needs[labelled] = True
+        owners = np.flatnonzero(needs)
+        self.labels_of = np.full(len(self.entities), -1, dtype=np.int64)
+        self.labels_of[owners] = np.arange(owners.size)
+        self._labels_owners = owners
+        self.labels: Any = np.zeros(owners.size, dtype=self.layout.labels)
+        if owners.size:
+            new_labels(self.labels)
+            stored = owners[has[owners]]
+            keys = [
+                labels_key(slot, self.entities[e])
+                for e, slot in zip(stored.tolist(), self.heads["labels_slot"][stored], strict=True)
+            ]
+            values = self._migrations.labels(keys, self._get(keys, stored))
+            for e, key, value in zip(stored, keys, values, strict=True):
+                found = np.frombuffer(value or b"", self.layout.labels)[0]
+                if not 0 <= found["count"] <= found["transaction"].size:
+                    raise self._damaged(key)
+                self.labels[self.labels_of[e]] = found
+        self._old_labels = self.labels.copy()
+
+    def _load_memories(self, memories: Sequence[Memory]) -> None:
+        """Blocks of model, size and numbers, block after block; each a multiple of eight bytes."""
+        n = len(self.entities)
+        sizes = [_memory_block(m).itemsize for m in memories]
+        self._memory = np.zeros((n, sum(sizes)), np.uint8)
+        blocks: list[Any] = []
+        for m, size, end in zip(memories, sizes, np.cumsum(sizes).tolist(), strict=True):
+            block = self._memory[:, end - size : end].view(_memory_block(m))[:, 0]
+            block["model"] = m.model
+            block["size"] = m.size
+            blocks.append(block)
+        self.memories = [block["numbers"] for block in blocks]
+        blank = self._memory.copy()
+        stored = self._stored.elsewhere(
+            self._stored.starts + self._stored.lengths - self._memory_bytes, self._memory_bytes
+        )
+        alike = np.flatnonzero(self._memory_bytes == sum(sizes))
+        if alike.size and sizes:
+            self._memory[alike] = prefixes(stored.take(alike), sum(sizes)).reshape(-1, sum(sizes))
+        # Where the blocks are others, as after a change of models, each entity is looked at.
+        names = blank.view(np.int64).reshape(n, -1) if sizes else np.zeros((n, 0), np.int64)
+        at = [start // 8 + k for start in np.cumsum([0, *sizes[:-1]]).tolist() for k in (0, 1)]
+        found = self._memory.view(np.int64).reshape(n, -1) if sizes else names
+        other = (found[:, at] != names[:, at]).any(axis=1) if sizes else np.zeros(n, bool)
+        other |= (self._memory_bytes != sum(sizes)) & (self._memory_bytes > 0)
+        for e in np.flatnonzero(other).tolist():
+            self._memory[e] = blank[e]
+            for model, numbers in self._stored_memories(e, stored[e] or b""):
+                for m, own in zip(memories, self.memories, strict=True):
+                    if m.model == model and m.size == len(numbers):
+                        own[e] = numbers
+        self.heads["memory"] = sum(sizes)
+        self._before.view(self.layout.head)["memory"] = sum(sizes)
+
+    def _stored_memories(self, e: int, stored: bytes) -> Iterator[tuple[int, np.ndarray]]:
+        at = 0
+        while at < len(stored):
+            if len(stored) - at < _MEMORY_PREFIX.size:
+                raise self._damaged(HEAD + self.entities[e])
+            model, size = _MEMORY_PREFIX.unpack_from(stored, at)
+            end = at + _memory_block(Memory(model, size)).itemsize if 0 <= size < 2**16 else -1
+            if not at < end <= len(stored):
+                raise self._damaged(HEAD + self.entities[e])
+            yield model, np.frombuffer(stored, np.float32, size, at + _MEMORY_PREFIX.size)
+            at = end
+
     def changes(self) -> list[Changes]:
         """Records to log and to store, share by share, in the order in which they must be written.
 
@@ -214,6 +341,12 @@ class WorkingSet:
             archived = archived[self.archives["through"] != self._old_through]
             heads["archive_slot"][archived] ^= 1
             archive_row[archived] = self.archive_of[archived]
+        labels_row = np.full(len(heads), -1, dtype=np.int64)
+        relabelled = self._labels_owners
+        if relabelled.size:
+            relabelled = relabelled[self.labels != self._old_labels]
+            heads["labels_slot"][relabelled] ^= 1
+            labels_row[relabelled] = self.labels_of[relabelled]
         packed, ends = pack_changes(
             changed,
             ByteColumn.of(self.entities),
@@ -225,11 +358,24 @@ class WorkingSet:
             np.ascontiguousarray(self.heads["chunks_from"]),
             self.archives,
             archive_row,
+            self.labels,
+            labels_row,
+            self._memory.reshape(-1),
+            self._memory.shape[1],
         )
         if len(self._shares) == 1:
             return [packed]
         cuts = np.concatenate(([0], ends))[np.searchsorted(changed, self._ends)].tolist()
         return [packed[a:b] for a, b in zip([0, *cuts[:-1]], cuts, strict=True)]
+
+
+_MEMORY_PREFIX: Final = struct.Struct("<Qq")
+
+
+def _memory_block(memory: Memory) -> np.dtype[np.void]:
+    """A model's numbers behind what tells whose they are, filled up to eight bytes."""
+    fields = [("model", "<u8"), ("size", "<i8"), ("numbers", "<f4", (memory.size,))]
+    return np.dtype(fields + [("filler", "<f4")] * (memory.size % 2))
 
 
 _BLANKS: dict[str, bytes] = {}

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from dafu import __version__
+from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.shell import WORKER_NAME, Counters
 from dafu.agents.users import UsersAgent
@@ -159,16 +160,22 @@ class Reporter:
     Parameters
     ----------
     app : faust.App
-    users : UsersAgent
-    merchants : MerchantsAgent
+    labels, users, merchants : the agents
     max_stall_s : float
         How long a committed offset may stand still while there is lag, in seconds.
     """
 
     def __init__(
-        self, app: Any, users: UsersAgent, merchants: MerchantsAgent, *, max_stall_s: float
+        self,
+        app: Any,
+        labels: LabelsAgent,
+        users: UsersAgent,
+        merchants: MerchantsAgent,
+        *,
+        max_stall_s: float,
     ) -> None:
         self.app = app
+        self.labels = labels
         self.users = users
         self.merchants = merchants
         self.max_stall_s = max_stall_s
@@ -249,6 +256,7 @@ class Reporter:
             reasons,
             _by_topic(self.app.assignor.assigned_actives()),
             {
+                "labels": _counted(self.labels.counters),
                 "users": _counted(self.users.counters),
                 "merchants": {
                     **_counted(self.merchants.counters),

@@ -23,11 +23,12 @@ from urllib.parse import quote
 from aiohttp import web
 from msgspec import Struct
 
+from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.users import UsersAgent
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, FEATURES
-from dafu.streaming.partitioner import partitions_for
+from dafu.partitioner import partitions_for
 from dafu.tables.inspect import describe_merchant, describe_user
 from dafu.tables.table import PackedTable
 from dafu.tables.working_set import PartitionRecords
@@ -44,6 +45,7 @@ _Page = Callable[..., Awaitable[web.Response]]
 def register_views(
     app: Any,
     *,
+    labels: LabelsAgent,
     users: UsersAgent,
     merchants: MerchantsAgent,
     max_stall_s: float,
@@ -53,7 +55,7 @@ def register_views(
     Parameters
     ----------
     app : dafu.app.App
-    users, merchants : the agents
+    labels, users, merchants : the agents
         Their tables, stages and counters are what the views read.
     max_stall_s : float
         The worker is not ready if a committed offset has not moved for longer than this, in
@@ -64,7 +66,7 @@ def register_views(
     Reporter
         What status and health are read from.
     """
-    reporter = Reporter(app, users, merchants, max_stall_s=max_stall_s)
+    reporter = Reporter(app, labels, users, merchants, max_stall_s=max_stall_s)
     app.timer(REFRESH_SECONDS, traced=False)(reporter.monitor.refresh)
     protect(app.web.web_app)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from dafu.features.state import BUCKETS, RETAINED_MAX, RETAINED_MIN, USERS
 from dafu.stages.batch import UserOutput
 from dafu.tables.records import MemoryRecords
 from dafu.tables.working_set import ARCHIVE, CHUNK, HEAD
-from tests.oracle import DAY_MS, MS, Payment, UserOracle, assert_features
+from tests.oracle import DAY_MS, MS, Payment, UserOracle, Verdict, assert_features
 from tests.streams import (
     START,
     alone,
@@ -91,7 +92,12 @@ def test_cuts_into_batches_do_not_matter(
 
 
 def crash_and_run_again(
-    stream: list[Payment], sizes: list[int], crash: int, kept: int, back: int, others: list[int]
+    stream: Sequence[Payment | Verdict],
+    sizes: list[int],
+    crash: int,
+    kept: int,
+    back: int,
+    others: list[int],
 ) -> None:
     """Crash in batch `crash` when `kept` of its changes are written, and start again from `back`
     batches before: with the same cuts, and with others."""

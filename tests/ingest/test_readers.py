@@ -18,7 +18,7 @@ from pyarrow import parquet
 from dafu.ingest import BadRowError, Mapping, ReadError, TransactionReader, parse_time, to_records
 from dafu.ingest.json_text import merged, objects
 from dafu.ingest.mapping import MappingError, load_mapping
-from dafu.schema import InvalidTransactionError, parse_transaction
+from dafu.schema import InvalidRecordError, parse_transaction
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = {"DAFU_CONF": str(ROOT / "conf")}
@@ -241,7 +241,7 @@ def test_json_lines(tmp_path: Path) -> None:
     assert [value for _, value in records[3:]] == [line.encode() for line in lines[3:10]]
     assert [key for key, _ in records[3:]] == [b"u", b"u", None, b"u", b"u", None, None]
     for _, value in records[3:]:
-        with pytest.raises(InvalidTransactionError):
+        with pytest.raises(InvalidRecordError):
             parse_transaction(value)
     window = {"since": parse_time("2019-01-01"), "until": parse_time("2021-01-01")}
     assert read(path, DAFU, **window) == records[:3]

@@ -19,9 +19,9 @@ import pytest
 from dafu.agents.shell import LATENCY, MAX_DEAD_LETTER_BYTES, WORKER
 from dafu.columns import ByteColumn
 from dafu.features.state import MERCHANTS, USERS
+from dafu.partitioner import partitions_for
 from dafu.schema import MAX_RECORD_BYTES, decode_decision
 from dafu.streaming import dead_letters
-from dafu.streaming.partitioner import partitions_for
 from tests.integration.payments import (
     by_transaction,
     forwarded_from,

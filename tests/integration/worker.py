@@ -288,21 +288,25 @@ class System:
             return await self._committed(consumer, topic)
 
     async def drained(self, *workers: Worker, within: float = DRAIN_SECONDS) -> None:
-        """Wait until the group has committed the ends of both of its input topics."""
-        # In this order: what stage one has committed it has forwarded.
-        topics = (self.topics.transactions, self.topics.transactions_by_merchant)
+        """Wait until the group has committed the ends of all of its input topics."""
+        # In this order: what one has committed has arrived at the next.
+        topics = (
+            self.topics.labels,
+            self.topics.transactions,
+            self.topics.transactions_by_merchant,
+        )
         async with (
             self._consumer() as reader,
             self._consumer(group_id=self.settings.app_id) as member,
         ):
 
+            async def at_its_end(topic: str) -> bool:
+                if topic not in await reader.topics():
+                    return topic == self.topics.labels  # nobody has had any yet
+                return await self._committed(member, topic) == await self._ends(reader, topic)
+
             async def done() -> bool:
-                return all(
-                    [
-                        await self._committed(member, t) == await self._ends(reader, t)
-                        for t in topics
-                    ]
-                )
+                return all([await at_its_end(topic) for topic in topics])
 
             await eventually(done, "everything committed", within, *workers)
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dafu.columns import NULL, ByteColumn
-from dafu.streaming.partitioner import _murmur2_partitions, partitions_for
+from dafu.partitioner import _murmur2, partitions_for
 from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.wire import (
     BATCH_OVERHEAD,
@@ -378,4 +378,4 @@ def test_kernels_are_compiled_once() -> None:
         partitions_for(keys, 3)
     kernels: tuple[Any, ...] = (read_records, plan_batches, write_records, all_inside)
     assert [len(kernel.signatures) for kernel in kernels] == [1, 1, 1, 1]
-    assert len(cast(Any, _murmur2_partitions).signatures) == 1
+    assert len(cast(Any, _murmur2).signatures) == 1

@@ -1,7 +1,7 @@
 """Records of older schema versions: read as if the present version had written them.
 
-The old layouts are made up. `Old` says how a record was written in version 0, field by field and
-without the module under test.
+The old layouts are made up. `Old` says how a record was written in the version before, field by
+field and without the module under test.
 """
 
 from __future__ import annotations
@@ -50,11 +50,22 @@ OLD_USER_HEAD = np.dtype(
     [("schema", "i8"), *reversed(without(USERS.head, "schema", "total_count"))]
 )
 OLD_USER_EVENT = np.dtype(
-    [("time", "i8"), ("cents", "i8"), ("transaction", "u8"), ("merchant", "u8"), ("device", "u8")]
+    [
+        ("time", "i8"),
+        ("cents", "i8"),
+        ("transaction", "u8"),
+        ("merchant", "u8"),
+        ("device", "u8"),
+        ("route", "i8"),
+    ]
 )
 OLD_USER_ARCHIVE = archive_dtype(2, 128)
 OLD_MERCHANT_HEAD = np.dtype(without(MERCHANTS.head, "total_count"))
 THINGS_SINCE = ("ip", "country")
+
+
+BEFORE = SCHEMA_VERSION - 1
+TAG = BEFORE.to_bytes(8, "little")
 
 
 def count(old: np.ndarray, new: np.ndarray) -> None:
@@ -70,15 +81,16 @@ def more_things(old: np.ndarray, new: np.ndarray) -> None:
     new["last_seen"][:, :2] = old["last_seen"]
 
 
-VERSION_0 = {
+THE_ONE_BEFORE = {
     "user": Migrations(
         USERS,
         [
             OldVersion(
-                0,
+                BEFORE,
                 OldRecord(OLD_USER_HEAD, count),
                 OldRecord(OLD_USER_EVENT, whole_amounts),
                 OldRecord(OLD_USER_ARCHIVE, more_things),
+                OldRecord(USERS.labels),
             )
         ],
     ),
@@ -86,10 +98,11 @@ VERSION_0 = {
         MERCHANTS,
         [
             OldVersion(
-                0,
+                BEFORE,
                 OldRecord(OLD_MERCHANT_HEAD, count),
                 OldRecord(MERCHANTS.event),
                 OldRecord(MERCHANTS.archive),
+                OldRecord(MERCHANTS.labels),
             )
         ],
     ),
@@ -97,14 +110,14 @@ VERSION_0 = {
 
 
 @pytest.fixture(autouse=True)
-def version_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if there had been a version 0."""
-    for kind, migrations in VERSION_0.items():
+def the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there had been a the version before."""
+    for kind, migrations in THE_ONE_BEFORE.items():
         monkeypatch.setitem(MIGRATIONS, kind, migrations)
 
 
 class Old:
-    """Writes records of the present version as version 0 did."""
+    """Writes records of the present version as the version before did."""
 
     def __init__(self, layout: EntityLayout) -> None:
         self.layout = layout
@@ -122,32 +135,32 @@ class Old:
     def head(self, value: bytes) -> bytes:
         (head,) = np.frombuffer(value, self.layout.head)
         names = (OLD_USER_HEAD if self.users else OLD_MERCHANT_HEAD).names or ()
-        return b"".join(head[name].tobytes() if name != "schema" else bytes(8) for name in names)
+        return b"".join(head[name].tobytes() if name != "schema" else TAG for name in names)
 
     def events(self, value: bytes) -> bytes:
         if not self.users:
             return value
         out = []
         for event in np.frombuffer(value, USERS.event):
-            assert not any(event[name] for name in THINGS_SINCE), "version 0 can not say that"
+            assert not any(event[name] for name in THINGS_SINCE), "an old one can not say that"
             out.append(event["time"].tobytes() + np.int64(round(event["amount"] * 100)).tobytes())
-            out += [event[name].tobytes() for name in ("transaction", "merchant", "device")]
+            out += [event[name].tobytes() for name in (OLD_USER_EVENT.names or ())[2:]]
         return b"".join(out)
 
     def archive(self, value: bytes) -> bytes:
         (archive,) = np.frombuffer(value, self.layout.archive)
-        out = [bytes(8)]
+        out = [TAG]
         for name in (self.layout.archive.names or ())[1:]:
             seen = archive[name]
             if name == "last_seen" and self.users:
-                assert (seen[2:] == NEVER).all(), "version 0 can not say that"
+                assert (seen[2:] == NEVER).all(), "the version before can not say that"
                 seen = seen[:2]
             out.append(seen.tobytes())
         return b"".join(out)
 
 
 def aged(layout: EntityLayout, records: MemoryRecords, choose: Callable[[], bool]) -> MemoryRecords:
-    """The same records, those of them as version 0 that are chosen."""
+    """The same records, those of them as the version before that are chosen."""
     old = Old(layout)
     out = MemoryRecords()
     out.data = {k: old(k, v) if choose() else v for k, v in records.data.items()}
@@ -155,7 +168,7 @@ def aged(layout: EntityLayout, records: MemoryRecords, choose: Callable[[], bool
 
 
 def plain(stream: Sequence[Payment]) -> list[Payment]:
-    """Payments that version 0 could remember."""
+    """Payments that the version before could remember."""
     out = []
     for p in stream:
         values = {f: getattr(p, f) for f in p.__struct_fields__}
@@ -211,7 +224,7 @@ def check(stream: list[Payment], cut: int, choose: Callable[[], bool]) -> set[by
     # What was written in the meantime is of the present version.
     for key, value in old_users.data.items():
         if key.startswith(HEAD) and key[1:].decode() in {p.user_id for p in after}:
-            assert value[:8] in (SCHEMA_VERSION.to_bytes(8, "little"), bytes(8))
+            assert value[:8] in (SCHEMA_VERSION.to_bytes(8, "little"), TAG)
     return kinds
 
 
@@ -220,7 +233,10 @@ def check(stream: list[Payment], cut: int, choose: Callable[[], bool]) -> set[by
 def test_any_history_goes_on_as_if_nothing_had_changed(
     described: list[tuple[object, ...]], share: float, rng: random.Random
 ) -> None:
-    for kind, migrations in VERSION_0.items():  # the fixture is the function's, not the example's
+    for (
+        kind,
+        migrations,
+    ) in THE_ONE_BEFORE.items():  # the fixture is the function's, not the example's
         assert MIGRATIONS[kind] is migrations
     stream = plain(streams.payments(described))
     check(stream, int(len(stream) * share), lambda: rng.random() < 0.7)
@@ -272,6 +288,7 @@ SMALL = EntityLayout(
     np.dtype([("schema", "i8"), ("cents", "i8"), ("currency", "u8")]),
     np.dtype([("time", "i8"), ("value", "i8"), ("kind", "u8")]),
     np.dtype([("schema", "i8"), ("sum", "i8")]),
+    np.dtype([("schema", "i8"), ("known", "i8")]),
     2,
 )
 
@@ -293,12 +310,14 @@ FIRST = OldVersion(
     OldRecord(np.dtype([("schema", "i8"), ("balance", "i8")]), to_cents),
     OldRecord(np.dtype([("seconds", "i4"), ("value", "i8")]), to_milliseconds),
     OldRecord(SMALL.archive),
+    OldRecord(SMALL.labels),
 )
 SECOND = OldVersion(
     2,
     OldRecord(np.dtype([("schema", "i8"), ("cents", "i8")]), euros),
     OldRecord(np.dtype([("time", "i8"), ("value", "i8")])),
     OldRecord(SMALL.archive),
+    OldRecord(SMALL.labels),
 )
 CHAIN = Migrations(SMALL, [FIRST, SECOND], present=3)
 
@@ -360,7 +379,9 @@ def test_closed_chunks_are_told_by_their_length(
 
 
 def test_an_unchanged_record_gets_the_present_number() -> None:
-    assert CHAIN.archives([b"A\0a"] * 3, [q(1, 7), q(2, 8), q(3, 9)]) == [q(3, 7), q(3, 8), q(3, 9)]
+    old: list[bytes | None] = [q(1, 7), q(2, 8), q(3, 9)]
+    for read in (CHAIN.archives, CHAIN.labels):
+        assert read([b"A\0a"] * 3, old) == [q(3, 7), q(3, 8), q(3, 9)]
 
 
 @pytest.mark.parametrize("number", [0, -1, 4, 2**40])
@@ -415,8 +436,8 @@ def test_chunks_that_could_not_be_told_apart_are_refused(
     event: OldRecord, later: OldRecord, wrong: bool
 ) -> None:
     versions = [
-        OldVersion(1, FIRST.head, event, FIRST.archive),
-        OldVersion(2, SECOND.head, later, SECOND.archive),
+        OldVersion(1, FIRST.head, event, FIRST.archive, FIRST.labels),
+        OldVersion(2, SECOND.head, later, SECOND.archive, SECOND.labels),
     ]
     if not wrong:
         Migrations(SMALL, versions, present=3)
@@ -429,7 +450,9 @@ def test_versions_lead_up_to_the_present() -> None:
     for versions, present in (([FIRST], 3), ([SECOND, FIRST], 3), ([FIRST, SECOND], 4)):
         with pytest.raises(ValueError, match="do not lead up"):
             Migrations(SMALL, versions, present=present)
-    headless = OldVersion(2, OldRecord(SECOND.event.dtype), SECOND.event, SECOND.archive)
+    headless = OldVersion(
+        2, OldRecord(SECOND.event.dtype), SECOND.event, SECOND.archive, SECOND.labels
+    )
     with pytest.raises(ValueError, match="begin with its schema version"):
         Migrations(SMALL, [headless], present=3)
 
@@ -439,11 +462,31 @@ def test_source_marks_of_an_older_version(monkeypatch: pytest.MonkeyPatch) -> No
         fence, *marks = np.frombuffer(rest, np.int32).tolist()
         return q(fence, len(marks), *marks)
 
-    monkeypatch.setattr(module, "OLD_MARKS", (OldMarks(0, widen),))
+    monkeypatch.setattr(module, "OLD_MARKS", (OldMarks(BEFORE, widen),))
     records = MemoryRecords()
-    records.write([(SourceMarks.KEY, q(0) + np.array([41, 7, -1, 9], np.int32).tobytes())])
+    records.write([(SourceMarks.KEY, q(BEFORE) + np.array([41, 7, -1, 9], np.int32).tobytes())])
     marks = SourceMarks.load(records)
     assert (marks.fence, marks.marks.tolist()) == (41, [7, -1, 9])
+
+
+def test_version_1_had_no_labels_no_routes_and_no_delayed_counts() -> None:
+    head = q(1, 41, 0, 1, NEVER, 0, 0, 0, 7, 9, 1)
+    place = q(NEVER) + bytes(6 * 8)
+    event = q(11, 9, 0, 13, 0, 0, 0)
+    shipped = Migrations(USERS, module.OLD_USERS)
+    (new,) = shipped.heads([b"ann"], [head + place + event])
+    size = USERS.head.itemsize
+    (got,) = np.frombuffer((new or b"")[:size], USERS.head)
+    assert (got["schema"], got["fence"], got["total_count"], got["labelled"]) == (2, 41, 1, 0)
+    (got,) = np.frombuffer((new or b"")[size:], USERS.event)
+    assert (got["transaction"], got["merchant"], got["route"]) == (11, 13, -1)
+    (chunk,) = shipped.chunks([b"C"], [event * USERS.chunk])
+    assert (np.frombuffer(chunk or b"", USERS.event)["route"] == -1).all()
+    old_archive = q(1, 5) + bytes(8 * (4 * 6 * 49 + 4 * 128))
+    (archive,) = shipped.archives([b"A\0ann"], [old_archive])
+    (got,) = np.frombuffer(archive or b"", USERS.archive)
+    assert got["through"] == 5
+    assert (got["delayed_bucket"] == NEVER).all()
 
 
 def test_the_shipped_versions_lead_up_to_the_present_layouts() -> None:

@@ -25,6 +25,7 @@ from dafu.tables.working_set import (
     ARCHIVE,
     CHUNK,
     HEAD,
+    Memory,
     Share,
     WorkingSet,
     archive_key,
@@ -232,9 +233,9 @@ def test_another_schema_version_is_refused_by_name(layout: EntityLayout) -> None
     head = bytearray(blank_head(layout))
     head[:8] = (SCHEMA_VERSION + 1).to_bytes(8, "little")
     records.data = {b"Hnew": bytes(head) + b"whatever", b"Hold": blank_head(layout)}
-    with pytest.raises(StateError, match=rf"{layout.kind} b'new' has schema version 2") as error:
+    with pytest.raises(StateError, match=rf"{layout.kind} b'new' has schema version 3") as error:
         load(layout, records, (b"old", 1), (b"new", 1))
-    assert "reads version 1" in str(error.value)
+    assert "reads versions 1 to 2" in str(error.value)
 
 
 def written(layout: EntityLayout) -> tuple[MemoryRecords, Changes]:
@@ -277,3 +278,73 @@ def test_entities_that_are_prefixes_of_each_other_stay_apart() -> None:
     state = load(USERS, records, *[(name, 0) for name in names])
     for i, _ in enumerate(names):
         assert numbers(state, i) == list(range(20 + i))
+
+
+def remember(
+    records: MemoryRecords, ids: list[bytes], memories: list[Memory], bump: float, offset: int
+) -> list[np.ndarray]:
+    """Add `bump` to all numbers and move the fences, in one batch; returns what was there."""
+    state = WorkingSet(USERS, [Share(records, ids)], np.ones(len(ids), np.int64), None, memories)
+    before = [kept.copy() for kept in state.memories]
+    for kept in state.memories:
+        kept += bump
+    state.heads["fence"] = offset
+    (changes,) = state.changes()
+    records.write(changes)
+    return before
+
+
+A, B, C = Memory(11, 3), Memory(12, 4), Memory(13, 1)
+
+
+def test_sequence_models_find_what_they_left_and_nothing_of_others() -> None:
+    records = MemoryRecords()
+    assert (remember(records, [b"u", b"v"], [A], 1.0, 0)[0] == 0).all()
+    assert (remember(records, [b"u"], [A], 1.0, 1)[0] == 1).all()
+    # v has one block, u has one of another count, w has nothing.
+    a, b = remember(records, [b"w", b"v", b"u"], [B, A], 1.0, 2)
+    assert (b.T == [0, 1, 2]).all()
+    assert (a == 0).all()
+    # The order of models does not matter, nor does one that comes or goes.
+    c, a, b = remember(records, [b"u", b"v", b"w"], [C, B, A], 1.0, 3)
+    assert (b.T == [3, 2, 1]).all()
+    assert (a == 1).all()
+    assert (c == 0).all()
+    (b,) = remember(records, [b"u"], [A], 1.0, 4)
+    assert (b == 4).all()
+    (b,) = remember(records, [b"u"], [B], 1.0, 5)
+    assert (b == 0).all()
+    # The same name with another size is another model.
+    assert (remember(records, [b"u"], [Memory(12, 5)], 1.0, 6)[0] == 0).all()
+    # Without models nothing is kept.
+    remember(records, [b"u"], [], 1.0, 7)
+    assert len(records.data[HEAD + b"u"]) == USERS.head.itemsize
+
+
+def test_memory_stands_behind_the_open_chunk() -> None:
+    records = MemoryRecords()
+    for offset in range(40):
+        state = WorkingSet(USERS, [Share(records, [b"u"])], np.ones(1, np.int64), None, [A, C])
+        head = state.heads[0]
+        for kept in state.memories:
+            assert (kept == offset).all()
+            kept += 1.0
+        events = state.events[state.origins[0] + head["first_event"] :]
+        assert events["time"][: head["next_event"]].tolist() == list(range(offset))
+        events["time"][head["next_event"]] = offset
+        head["next_event"] += 1
+        head["fence"] = offset
+        records.write(state.changes()[0])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\\xff" * 8 + (3).to_bytes(8, "little"), bytes(7)])
+def test_damaged_memory_is_refused(damage: bytes) -> None:
+    records = MemoryRecords()
+    remember(records, [b"u"], [A], 1.0, 0)
+    value = bytearray(records.data[HEAD + b"u"])
+    size = USERS.head.itemsize
+    head = np.frombuffer(value, USERS.head, 1)
+    head["memory"] = len(damage) or 2**40
+    records.data[HEAD + b"u"] = bytes(value[:size]) + damage
+    with pytest.raises(StateError, match="damaged"):
+        remember(records, [b"u"], [A], 1.0, 1)

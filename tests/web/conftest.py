@@ -15,11 +15,13 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from faust.assignor.client_assignment import ClientAssignment, ClientMetadata
 from yarl import URL
 
+from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.users import UsersAgent
 from dafu.broker import free_port
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, DAY
+from dafu.partitioner import partitions_for
 from dafu.rules import Rule, compile_rules
 from dafu.settings import Settings, Web
 from dafu.stages.batch import InputBatch
@@ -27,7 +29,6 @@ from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
 from dafu.stages.users import UserStage
-from dafu.streaming.partitioner import partitions_for
 from dafu.tables.ownership import Position
 from dafu.tables.records import MemoryRecords
 from dafu.web.views import register_views
@@ -99,8 +100,17 @@ class Worker:
             topic=self.app.bytes_topic("decisions"),
             dead_letters=self.app.bytes_topic("dead"),
         )
+        self.labels = LabelsAgent(
+            self.app.batch_sender,
+            topic=self.app.bytes_topic("transactions"),
+            dead_letters=self.app.bytes_topic("dead"),
+        )
         self.reporter = register_views(
-            self.app, users=self.users, merchants=self.merchants, max_stall_s=30.0
+            self.app,
+            labels=self.labels,
+            users=self.users,
+            merchants=self.merchants,
+            max_stall_s=30.0,
         )
         self.base = f"http://127.0.0.1:{settings.web.port}"
         self._session: aiohttp.ClientSession | None = None

@@ -13,7 +13,7 @@ from dafu import __version__
 from dafu.agents.shell import WORKER_NAME
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, FEATURES
-from dafu.streaming.partitioner import partitions_for
+from dafu.partitioner import partitions_for
 from dafu.tables.inspect import describe_merchant, describe_user
 from dafu.tables.rocksdb import RocksDBStore
 from dafu.tables.working_set import HEAD

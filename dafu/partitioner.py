@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 from dafu.columns import I64, U8, ByteColumn
 from dafu.kernel import kernel
 
-__all__ = ["ABSENT", "partitions_for"]
+__all__ = ["ABSENT", "key_hashes", "partitions_for"]
 
 ABSENT: Final = -1
-"""Instead of a partition, where there is no key to choose one by."""
+"""Instead of a hash or a partition, where there is no key to choose one by."""
 
 
 @kernel
-def _murmur2_partitions(
-    data: U8, starts: I64, lengths: I64, n: int, out: NDArray[np.int32]
-) -> None:
-    """MurmurHash2 as `org.apache.kafka.common.utils.Utils.murmur2` has it, sign bit cut, mod n.
+def _murmur2(data: U8, starts: I64, lengths: I64, out: NDArray[np.int32]) -> None:
+    """MurmurHash2 as `org.apache.kafka.common.utils.Utils.murmur2` has it, sign bit cut.
 
     All arithmetic is modulo 2**32; numba would widen mixed operands to 64 bits or floats, so the
     state is kept in 64-bit words and masked after every product.
@@ -61,7 +59,20 @@ def _murmur2_partitions(
         h ^= h >> np.uint64(13)
         h = (h * m) & mask
         h ^= h >> np.uint64(15)
-        out[i] = (h & np.uint64(0x7FFFFFFF)) % np.uint64(n)
+        out[i] = h & np.uint64(0x7FFFFFFF)
+
+
+def key_hashes(keys: ByteColumn) -> NDArray[np.int32]:
+    """What the partitions of `keys` follow from, in a topic with however many partitions.
+
+    Returns
+    -------
+    ndarray of int32, shape (len(keys),)
+        Not negative but for ABSENT; modulo the number of partitions it is the partition.
+    """
+    out = np.empty(len(keys), np.int32)
+    _murmur2(keys.buffer, keys.starts, keys.lengths, out)
+    return out
 
 
 def partitions_for(keys: ByteColumn, n: int) -> NDArray[np.int32]:
@@ -87,6 +98,5 @@ def partitions_for(keys: ByteColumn, n: int) -> NDArray[np.int32]:
     """
     if n < 1:
         raise ValueError(f"a topic has at least one partition, not {n}")
-    out = np.empty(len(keys), np.int32)
-    _murmur2_partitions(keys.buffer, keys.starts, keys.lengths, n, out)
-    return out
+    hashes = key_hashes(keys)
+    return np.where(hashes == ABSENT, np.int32(ABSENT), hashes % np.int32(n))

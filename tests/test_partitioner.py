@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dafu.columns import ByteColumn
-from dafu.streaming.partitioner import ABSENT, partitions_for
+from dafu.partitioner import ABSENT, partitions_for
 
 oracle = DefaultPartitioner()
 

@@ -1,0 +1,69 @@
+"""The labels agent: labels in, the same labels among the transactions out.
+
+A topic orders the records of a partition and nothing between topics. If stage one read labels
+beside transactions, reading both again could mix them in another way, and a decision could come
+out different. So labels are written into the log of the transactions first, where they have one
+place for good. Writing one twice, after a crash, does no harm: the second says nothing new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dafu.agents.shell import Counters, SenderSource, consume, input_batch, send_dead_letters
+from dafu.columns import ByteColumn
+from dafu.schema import InvalidRecordError, encode_label, parse_label
+from dafu.stages.batch import Rejected
+from dafu.streaming.records import RecordBatch
+
+
+class LabelsAgent:
+    """Checks labels and writes them to the transactions, keyed by user.
+
+    Parameters
+    ----------
+    sender : callable
+        The worker's sender.
+    topic, dead_letters : Faust topics
+        The transactions, and where labels go that can not be read.
+    """
+
+    def __init__(self, sender: SenderSource, *, topic: Any, dead_letters: Any) -> None:
+        self.sender = sender
+        self.topic: str = topic.get_topic_name()
+        self.dead_letter_topic: str = dead_letters.get_topic_name()
+        self.counters = Counters()
+        self._outputs = (topic, dead_letters)
+
+    async def run(self, stream: Any) -> None:
+        """The agent's body."""
+        for topic in (stream.channel, *self._outputs):
+            await topic.maybe_declare()
+        await consume(stream, self.process, stream.app.settings.batch_records)
+
+    async def process(self, chunks: Sequence[RecordBatch]) -> None:
+        """Check chunks of the labels topic and send on what is good."""
+        batch = input_batch(chunks)
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        rejected: list[Rejected] = []
+        for i in range(len(batch)):
+            try:
+                label, _ = parse_label(batch.values[i])
+            except InvalidRecordError as exc:
+                rejected.append(Rejected(i, exc.reason, exc.detail))
+                continue
+            keys.append(label.user_id.encode())
+            values.append(encode_label(label))
+        sender = self.sender()
+        if values:
+            await sender.send(self.topic, ByteColumn.of(keys), ByteColumn.of(values))
+        if rejected:
+            await send_dead_letters(
+                sender, self.dead_letter_topic, chunks[0].topic, batch, rejected
+            )
+        self.counters.batches += 1
+        self.counters.records += len(batch)
+        self.counters.outputs += len(values)
+        self.counters.rejected += len(rejected)
