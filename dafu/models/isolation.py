@@ -28,6 +28,7 @@ from dafu.models.forest import (
     predict_sum,
     predict_sum_and_credits,
 )
+from dafu.models.numeric import exp2
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -241,22 +242,6 @@ class IsolationForestModel:
             scores.group_risk,
         )
         return scores
-
-
-@kernel
-def exp2(x: float) -> float:
-    """2^x for x within -1000..1000, relative error below 4e-16.
-
-    Not the C library's: that one differs in the last bit from version to version and from scalar
-    to vector code, and a replay on another machine is to give the same bytes. Taylor's series of
-    e^(f ln 2) on |f| <= 1/2, whose first neglected term is below 1e-18.
-    """
-    k = math.floor(x + 0.5)
-    y = (x - k) * 0.6931471805599453
-    e = 1.0
-    for n in range(14, 0, -1):
-        e = 1.0 + y * e / n
-    return math.ldexp(e, int(k))
 
 
 @kernel

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from sklearn.ensemble import IsolationForest
 from dafu.models.calibration import Calibration, fit_calibration
 from dafu.models.errors import ModelError, TrainingError
 from dafu.models.forest import predict_sum_and_credits
-from dafu.models.isolation import IsolationForestModel, average_path_length, exp2
+from dafu.models.isolation import IsolationForestModel, average_path_length
 from dafu.models.package import save_package
 from dafu.models.training import train_isolation_forest
 
@@ -124,16 +123,6 @@ def test_unusable_knots_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=says):
         Calibration(scores, risks)
-
-
-@given(st.floats(-60, 10))
-def test_exp2_is_accurate(x: float) -> None:
-    assert exp2(x) == pytest.approx(2.0**x, rel=1e-15)
-
-
-@given(st.integers(-900, 900))
-def test_exp2_is_exact_for_whole_exponents(k: int) -> None:
-    assert Fraction(exp2(float(k))) == Fraction(2) ** k
 
 
 def test_missing_values_are_filled_with_the_training_median() -> None:
