@@ -6,7 +6,7 @@ Worker, file scoring and tools build their stages here, so that all of them deci
 from __future__ import annotations
 
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH
-from dafu.models.package import load_package
+from dafu.models.package import load_model
 from dafu.rules import load_rules
 from dafu.settings import Settings
 from dafu.stages.merchants import MerchantStage
@@ -25,7 +25,7 @@ def load_stages(settings: Settings) -> tuple[UserStage, MerchantStage]:
     rules = load_rules(settings.rules_file, RULE_NAMES, ALIASES)
     model = None
     if settings.model_path is not None:
-        model = load_package(settings.model_path, CATALOGUE_HASH)
+        model = load_model(settings.model_path, CATALOGUE_HASH)
     return (
         UserStage(int(settings.limits.max_future_skew_s * 1000)),
         MerchantStage(rules, model, settings.thresholds),

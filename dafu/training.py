@@ -21,7 +21,8 @@ from dafu.features.catalogue import CATALOGUE_HASH, FEATURES, INDEX
 from dafu.ingest import TransactionReader, load_mapping
 from dafu.models.errors import ModelPackageError, TrainingError
 from dafu.models.isolation import IsolationForestModel
-from dafu.models.package import MANIFEST, save_package
+from dafu.models.package import save_package
+from dafu.models.storage import MANIFEST
 from dafu.models.training import train_isolation_forest
 from dafu.offline import run_batches
 from dafu.rules import compile_rules

@@ -9,8 +9,8 @@ from __future__ import annotations
 import orjson
 
 from dafu.columns import ByteColumn
-from dafu.models.isolation import IsolationForestModel
-from dafu.models.package import load_package
+from dafu.models.model import Model
+from dafu.models.package import load_model
 from dafu.partitioner import partitions_for
 from dafu.rules import compile_rules
 from dafu.settings import load_settings
@@ -21,7 +21,7 @@ from dafu.stages.users import UserStage
 from dafu.streaming.wire import decode, encode
 
 
-def warm_up(model: IsolationForestModel | None = None) -> None:
+def warm_up(model: Model | None = None) -> None:
     """Run a few made-up transactions through both stages on a state of their own."""
     rules = compile_rules([], {}, {}, {})
     pipeline = Pipeline(UserStage(0), MerchantStage(rules, model, Thresholds()))
@@ -48,4 +48,4 @@ def warm_up(model: IsolationForestModel | None = None) -> None:
 
 if __name__ == "__main__":
     path = load_settings().model_path
-    warm_up(None if path is None else load_package(path, None))
+    warm_up(None if path is None else load_model(path, None))

@@ -193,7 +193,7 @@ def _floor32(threshold: F64) -> NDArray[np.float32]:
     """Return the largest float32 not above each threshold (-inf when there is no finite one)."""
     with np.errstate(over="ignore"):
         rounded = threshold.astype(np.float32)
-    below = np.nextafter(rounded, np.float32(-np.inf))
+        below = np.nextafter(rounded, np.float32(-np.inf))
     return np.where(rounded > threshold, below, rounded).astype(np.float32)
 
 

@@ -11,58 +11,39 @@ Knows neither scikit-learn nor files; `training` makes such a model and `package
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from msgspec import Struct, to_builtins
 from numpy.typing import NDArray
 
 from dafu.kernel import kernel
-from dafu.models.calibration import Calibration, interpolate
+from dafu.models.calibration import RankCalibration, interpolate
 from dafu.models.errors import ModelError
 from dafu.models.forest import (
+    ARRAYS,
     Forest,
     PackedForest,
     pack,
     predict_sum,
     predict_sum_and_credits,
 )
+from dafu.models.model import (
+    Arrays,
+    Manifest,
+    ModelBase,
+    Scores,
+    base_fields,
+    check_arrays,
+    group_index,
+    read_parameters,
+)
 from dafu.models.numeric import exp2
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
-
-GROUPS: Final = ("amount", "behavior", "merchant")
-"""The feature groups, in the order of the columns of `Scores.group_risk`."""
-
-
-class Scores(NamedTuple):
-    """What a model says of n rows.
-
-    Attributes
-    ----------
-    anomaly : float64 [n]
-        The anomaly score, above 0 and at most 1; higher is more unusual.
-    risk : float64 [n]
-        Its calibration, 0..1: a rank, not a probability.
-    group_risk : float64 [n, G]
-        The risk had only this group's splits left the average path; 0 where they made the path
-        no shorter than average.
-    """
-
-    anomaly: F64
-    risk: F64
-    group_risk: F64
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a model comes from: what it was trained on, by which code, with which seed."""
-
-    data: str = ""
-    code: str = ""
-    seed: int = 0
 
 
 def average_path_length(n: int) -> float:
@@ -80,37 +61,34 @@ def average_path_length(n: int) -> float:
     return 2.0 * (math.log(n - 1.0) + float(np.euler_gamma)) - 2.0 * (n - 1.0) / n
 
 
-@dataclass(frozen=True)
-class IsolationForestModel:
+class IsolationForestParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the manifest says of an isolation forest; see `IsolationForestModel`."""
+
+    feature_groups: tuple[str, ...]
+    fill: tuple[float, ...]
+    max_samples: int
+    calibration: RankCalibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsolationForestModel(ModelBase):
     """An isolation forest with everything that serving it needs.
 
     Attributes
     ----------
-    name : str
-        What decisions call it.
-    feature_names : tuple of F names
-        The features it reads, in the order of the forest's columns.
     feature_groups : tuple of F names
         The group of each feature, one of `groups`.
-    groups : tuple of G names
-        The columns of `group_risk`.
     fill : tuple of F floats
         What replaces a missing value (NaN), by feature: the median in training.
     forest : Forest
         Its `value` is a path length.
     max_samples : int
         Training rows per tree, psi.
-    calibration : Calibration
+    calibration : RankCalibration
         From anomaly score to risk.
-    catalogue_hash : str
-        The feature catalogue it was trained with.
-    thresholds, metrics : dict
-        For people and for the configuration: `anomaly` and `risk` above which lies the share of
-        training rows called contamination, and figures of the training run.
-    provenance : Provenance
-        What it was made from.
-    version : str
-        Hash of the package's content; empty until the model has been packaged.
+
+    The thresholds are `raw` and `risk`, above which lies the share of training rows called
+    contamination. The raw score is the anomaly score, above 0 and at most 1.
 
     Raises
     ------
@@ -118,21 +96,16 @@ class IsolationForestModel:
         On construction, if the parts do not fit each other.
     """
 
-    name: str
-    feature_names: tuple[str, ...]
+    kind: ClassVar[str] = "isolation_forest"
+
     feature_groups: tuple[str, ...]
     fill: tuple[float, ...]
     forest: Forest
     max_samples: int
-    calibration: Calibration
-    groups: tuple[str, ...] = GROUPS
-    catalogue_hash: str = ""
-    thresholds: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    provenance: Provenance = field(default_factory=Provenance)
-    version: str = ""
+    calibration: RankCalibration
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         wanted = len(self.feature_names)
         for what, found in (
             ("feature groups", len(self.feature_groups)),
@@ -141,17 +114,6 @@ class IsolationForestModel:
         ):
             if found != wanted:
                 raise ModelError(f"model '{self.name}': {found} {what} for {wanted} feature names")
-        if wanted == 0:
-            raise ModelError(f"model '{self.name}' has no features")
-        for what, names in (("feature", self.feature_names), ("group", self.groups)):
-            twice = sorted({n for n in names if names.count(n) > 1})
-            if twice:
-                raise ModelError(f"model '{self.name}': {what} {twice[0]!r} is listed twice")
-        unknown = sorted(set(self.feature_groups) - set(self.groups))
-        if unknown:
-            raise ModelError(
-                f"model '{self.name}': group {unknown[0]!r} is none of {', '.join(self.groups)}"
-            )
         if not all(math.isfinite(v) for v in self.fill):
             raise ModelError(f"model '{self.name}': every fill value must be finite")
         if self.max_samples < 2:
@@ -163,11 +125,38 @@ class IsolationForestModel:
             raise ModelError(f"model '{self.name}': a path length in the forest is negative")
         _ = self.packed
 
+    def parameters(self) -> dict[str, Any]:
+        """What the manifest holds besides `ModelBase`."""
+        parameters: dict[str, Any] = to_builtins(
+            IsolationForestParameters(
+                self.feature_groups, self.fill, self.max_samples, self.calibration
+            )
+        )
+        return parameters
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays of the forest."""
+        return {name: getattr(self.forest, name) for name in ARRAYS}
+
+    @classmethod
+    def assemble(cls, manifest: Manifest, arrays: Arrays) -> Self:
+        """Build the model from its package; see `Packaged`."""
+        p = read_parameters(manifest, IsolationForestParameters)
+        check_arrays(cls.kind, arrays, ARRAYS)
+        return cls(
+            **base_fields(manifest),
+            feature_groups=p.feature_groups,
+            fill=p.fill,
+            forest=Forest(n_features=len(manifest.features), **arrays),
+            max_samples=p.max_samples,
+            calibration=p.calibration,
+        )
+
     @cached_property
     def packed(self) -> PackedForest:
         """The forest in the kernel's layout."""
-        group_index = np.array([self.groups.index(g) for g in self.feature_groups], dtype=np.int32)
-        return pack(self.forest, group_index, len(self.groups))
+        index = group_index(self.name, self.feature_groups, self.groups)
+        return pack(self.forest, index, len(self.groups))
 
     @cached_property
     def _fill(self) -> F64:
@@ -180,27 +169,6 @@ class IsolationForestModel:
     @cached_property
     def _normaliser(self) -> float:
         return average_path_length(self.max_samples)
-
-    def column_index(self, columns: dict[str, int]) -> I32:
-        """Where this model's features are in a matrix with these columns.
-
-        Parameters
-        ----------
-        columns
-            Column by feature name, such as `dafu.features.catalogue.INDEX`.
-
-        Raises
-        ------
-        ModelError
-            Naming the features that the matrix lacks.
-        """
-        missing = [n for n in self.feature_names if n not in columns]
-        if missing:
-            raise ModelError(
-                f"model '{self.name}' needs features that are not computed: {', '.join(missing)}; "
-                "retrain it with the present feature catalogue"
-            )
-        return np.array([columns[n] for n in self.feature_names], dtype=np.int32)
 
     def anomaly(self, x: NDArray[Any], column_index: I32) -> F64:
         """Anomaly scores [n] alone, without attribution; the same bits as `score` gives."""
@@ -229,9 +197,9 @@ class IsolationForestModel:
         n = len(total)
         scores = Scores(np.empty(n), np.empty(n), np.empty((n, packed.n_groups)))
         xs, ys = self._knots
-        _anomaly(total, packed.n_trees, self._normaliser, scores.anomaly)
+        _anomaly(total, packed.n_trees, self._normaliser, scores.raw)
         _risks(
-            scores.anomaly,
+            scores.raw,
             credits,
             packed.n_trees,
             packed.expected,

@@ -1,156 +1,94 @@
 """Model packages: a directory that holds a model, says where it came from, and proves it.
 
     manifest.json      what `Manifest` lists, with the SHA-256 of every other file
-    feature.npy ...    the arrays of the forest, NumPy's own format without pickles
+    <array>.npy ...    the arrays of the model, NumPy's own format without pickles
 
 A package is immutable and its bytes follow from its content: the same training writes the same
 files, and `version` is a hash of all of it. Loading trusts nothing: it reads each file once, hashes
-what it read, and checks what the kernel relies on before a model comes out.
+what it read, and the model's kind checks what its kernels rely on before a model comes out.
 
-This is the one module of `dafu.models` that touches files. It knows no Kafka and no feature code;
+With `storage` this is what touches files in `dafu.models`. It knows no Kafka and no feature code;
 whoever loads passes the hash of the feature catalogue in force.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
-import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
-from dafu.models.calibration import Calibration
 from dafu.models.errors import ModelError, ModelPackageError
-from dafu.models.forest import ARRAYS, Forest
-from dafu.models.isolation import IsolationForestModel, Provenance
+from dafu.models.kinds import KINDS
+from dafu.models.model import FileEntry, Manifest, Model, Packaged, is_array_name
+from dafu.models.storage import MANIFEST, Storage, storage
 
-FORMAT_VERSION: Final = 1
-KIND: Final = "isolation_forest"
-MANIFEST: Final = "manifest.json"
-MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+FORMAT_VERSION: Final = 2
+SUFFIX: Final = ".npy"
 DEFAULT_PACKAGE: Final = Path(__file__).parent / "default"
 """Where the package that ships with dafu lives."""
 
 RETRAIN: Final = "retrain the model and deploy the new package"
 COPY_AGAIN: Final = "copy the package again from where it was made, or retrain the model"
 
-
-class CreatedFrom(Struct, frozen=True, forbid_unknown_fields=True):
-    """Description of the training data and version of the code."""
-
-    data: str
-    code: str
+M = TypeVar("M", bound=Packaged)
 
 
-class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """Size and SHA-256 (hexadecimal) of a file beside the manifest."""
-
-    bytes: int
-    sha256: str
-
-
-class CalibrationEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """Knots (score, risk). `type` says what the risk is: a rank, no probability."""
-
-    type: Literal["rank"]
-    knots: list[tuple[float, float]]
-
-
-class FeatureEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """A column of the forest: its name, its group and what replaces a missing value."""
-
-    name: str
-    group: str
-    fill: float
-
-
-class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """The contents of manifest.json."""
-
-    format_version: int
-    kind: str
-    name: str
-    version: str
-    created_from: CreatedFrom
-    seed: int
-    catalogue_hash: str
-    groups: list[str]
-    features: list[FeatureEntry]
-    max_samples: int
-    calibration: CalibrationEntry
-    thresholds: dict[str, float]
-    metrics: dict[str, float]
-    files: dict[str, FileEntry]
-
-
-def save_package(
-    model: IsolationForestModel, path: Path | str, *, overwrite: bool = False
-) -> IsolationForestModel:
-    """Write a model to the directory `path`, all of it or nothing.
+def save_package(model: M, path: Path | str, *, overwrite: bool = False) -> M:
+    """Write a model to the directory or URL `path`, all of it or nothing.
 
     Parameters
     ----------
     model
         Any `version` it carries is replaced by the hash of what is written.
     path
-        A directory that does not exist yet, or an empty one.
+        A directory that does not exist yet, or an empty one; or a URL such as `s3://bucket/x`,
+        which needs the `objectstore` extra.
     overwrite
         Replace the package that is there. Refused for a directory that is not a package.
 
     Returns
     -------
-    IsolationForestModel
-        The model with its `version`.
+    The model with its `version`, assembled from what was written.
 
     Raises
     ------
     ModelPackageError
-        If the directory is taken or cannot be written.
+        If the place is taken or cannot be written, or the model cannot be packaged.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not path.is_dir() or not (path / MANIFEST).is_file():
-            raise ModelPackageError(f"{path} exists and is no model package; choose another path")
-        if not overwrite:
-            raise ModelPackageError(
-                f"{path} already holds a model package, and packages do not change; choose "
-                "another path, or ask for it to be overwritten"
-            )
-    contents = {f"{name}.npy": _npy(getattr(model.forest, name)) for name in ARRAYS}
-    manifest = _manifest(model, contents)
-    contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    place = storage(path)
+    contents, saved = _pack(model, place)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside the target and renamed, so that nobody ever sees half a package.
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            for name, data in contents.items():
-                (staging / name).write_bytes(data)
-            staging.chmod(0o755)
-            if path.exists():
-                shutil.rmtree(path)
-            staging.rename(path)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        if place.exists():
+            if not place.has(MANIFEST):
+                raise ModelPackageError(
+                    f"{place.where()} exists and is no model package; choose another path"
+                )
+            if not overwrite:
+                raise ModelPackageError(
+                    f"{place.where()} already holds a model package, and packages do not change; "
+                    "choose another path, or ask for it to be overwritten"
+                )
+        place.write(contents)
     except OSError as exc:
-        raise ModelPackageError(f"cannot write the model package {path}: {exc}") from exc
-    return dataclasses.replace(model, version=manifest.version)
+        raise ModelPackageError(
+            f"cannot write the model package {place.where()}: {exc}; choose another path"
+        ) from exc
+    return saved
 
 
-def load_package(path: Path | str, catalogue_hash: str | None) -> IsolationForestModel:
-    """Read and verify a package.
+def load_package(path: Path | str, catalogue_hash: str | None) -> Packaged:
+    """Read and verify a package of any kind.
 
     Parameters
     ----------
     path
-        The package's directory.
+        The package's directory, or its URL.
     catalogue_hash
         The feature catalogue in force; a model trained with another one is refused. None to
         inspect a package without serving it.
@@ -160,67 +98,76 @@ def load_package(path: Path | str, catalogue_hash: str | None) -> IsolationFores
     ModelPackageError
         With the file and the defect, and what to do about it.
     """
-    path = Path(path)
-    manifest = _read_manifest(path)
+    place = storage(path)
+    manifest = _read_manifest(place)
     if catalogue_hash is not None and manifest.catalogue_hash != catalogue_hash:
         raise ModelPackageError(
-            f"{path / MANIFEST}: the model was trained with feature catalogue "
+            f"{place.where(MANIFEST)}: the model was trained with feature catalogue "
             f"{manifest.catalogue_hash or '(none)'}, this code computes {catalogue_hash}; {RETRAIN}"
         )
-    wanted = {f"{name}.npy" for name in ARRAYS}
-    if set(manifest.files) != wanted:
-        odd = ", ".join(sorted(wanted ^ set(manifest.files)))
-        raise ModelPackageError(
-            f"{path / MANIFEST}: must list exactly the files of a {KIND}, differs in {odd}; "
-            f"{COPY_AGAIN}"
-        )
-    arrays = {
-        name: _parse_npy(path / f"{name}.npy", _verified(path, f"{name}.npy", manifest))
-        for name in ARRAYS
-    }
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, entry in manifest.files.items():
+        stem = name.removesuffix(SUFFIX)
+        if not name.endswith(SUFFIX) or not is_array_name(stem):
+            raise ModelPackageError(
+                f"{place.where(MANIFEST)}: lists {name!r}, and no package has such a file; "
+                f"{COPY_AGAIN}"
+            )
+        arrays[stem] = _parse_npy(place.where(name), _verified(place, name, entry))
     try:
-        return IsolationForestModel(
-            name=manifest.name,
-            feature_names=tuple(f.name for f in manifest.features),
-            feature_groups=tuple(f.group for f in manifest.features),
-            fill=tuple(f.fill for f in manifest.features),
-            forest=Forest(n_features=len(manifest.features), **arrays),
-            max_samples=manifest.max_samples,
-            calibration=Calibration(
-                tuple(s for s, _ in manifest.calibration.knots),
-                tuple(r for _, r in manifest.calibration.knots),
-            ),
-            groups=tuple(manifest.groups),
-            catalogue_hash=manifest.catalogue_hash,
-            thresholds=manifest.thresholds,
-            metrics=manifest.metrics,
-            provenance=Provenance(
-                manifest.created_from.data, manifest.created_from.code, manifest.seed
-            ),
-            version=manifest.version,
-        )
+        return KINDS[manifest.kind].assemble(manifest, arrays)
     except ModelError as exc:
-        raise ModelPackageError(f"{path}: {exc}; {RETRAIN}") from exc
+        raise ModelPackageError(f"{place.where()}: {exc}; {RETRAIN}") from exc
 
 
-def _manifest(model: IsolationForestModel, contents: dict[str, bytes]) -> Manifest:
+def load_model(path: Path | str, catalogue_hash: str | None) -> Model:
+    """Read and verify a package whose model scores rows of the feature matrix.
+
+    Raises
+    ------
+    ModelPackageError
+        As `load_package` does, and if the package is of a kind that is served elsewhere.
+    """
+    loaded = load_package(path, catalogue_hash)
+    if not isinstance(loaded, Model):
+        raise ModelPackageError(
+            f"{storage(path).where()}: a model of kind {loaded.kind} does not score transactions "
+            "by itself; give a package that does"
+        )
+    return loaded
+
+
+def _pack(model: M, place: Storage) -> tuple[dict[str, bytes], M]:
+    """All files of a model's package, and the model that loading them gives."""
+    arrays = model.arrays()
+    for name in arrays:
+        if not is_array_name(name):
+            raise ModelPackageError(f"a model of kind {model.kind} names an array {name!r}")
+    try:
+        contents = {f"{name}{SUFFIX}": _npy(array) for name, array in sorted(arrays.items())}
+        manifest = _manifest(model, contents)
+        raw = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+        # What is not finite would become null, and be missed only when it is loaded.
+        saved = type(model).assemble(msgspec.json.decode(raw, type=Manifest), arrays)
+    except (ModelError, msgspec.ValidationError) as exc:
+        raise ModelPackageError(
+            f"cannot write the model package {place.where()}: {exc}; {RETRAIN}"
+        ) from exc
+    return {**contents, MANIFEST: raw}, saved
+
+
+def _manifest(model: Packaged, contents: Mapping[str, bytes]) -> Manifest:
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        kind=KIND,
+        kind=model.kind,
         name=model.name,
         version="",
-        created_from=CreatedFrom(model.provenance.data, model.provenance.code),
-        seed=model.provenance.seed,
+        provenance=model.provenance,
         catalogue_hash=model.catalogue_hash,
         groups=list(model.groups),
-        features=[
-            FeatureEntry(n, g, f)
-            for n, g, f in zip(model.feature_names, model.feature_groups, model.fill, strict=True)
-        ],
-        max_samples=model.max_samples,
-        calibration=CalibrationEntry(
-            "rank", list(zip(model.calibration.scores, model.calibration.risks, strict=True))
-        ),
+        features=list(model.feature_names),
+        requires=dict(sorted(model.requires.items())),
+        parameters=model.parameters(),
         thresholds=dict(sorted(model.thresholds.items())),
         metrics=dict(sorted(model.metrics.items())),
         files={
@@ -244,53 +191,52 @@ def _npy(array: NDArray[Any]) -> bytes:
     return out.getvalue()
 
 
-def _parse_npy(path: Path, data: bytes) -> NDArray[Any]:
+def _parse_npy(where: str, data: bytes) -> NDArray[Any]:
     source = io.BytesIO(data)
     try:
         array: NDArray[Any] = np.load(source, allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError) as exc:
-        raise ModelPackageError(f"{path}: is no NumPy array: {exc}; {COPY_AGAIN}") from exc
+        raise ModelPackageError(f"{where}: is no NumPy array: {exc}; {COPY_AGAIN}") from exc
     if source.read(1):
-        raise ModelPackageError(f"{path}: has bytes after its array; {COPY_AGAIN}")
+        raise ModelPackageError(f"{where}: has bytes after its array; {COPY_AGAIN}")
     return array
 
 
-def _read(path: Path) -> bytes:
+def _read(place: Storage, name: str) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ModelPackageError(
-                f"{path}: has {size} bytes, at most {MAX_FILE_BYTES} are read; this is no package "
-                "that dafu wrote"
-            )
-        return path.read_bytes()
+        return place.read(name)
     except FileNotFoundError as exc:
-        raise ModelPackageError(f"{path}: file not found; {COPY_AGAIN}") from exc
+        raise ModelPackageError(f"{place.where(name)}: file not found; {COPY_AGAIN}") from exc
     except OSError as exc:
-        raise ModelPackageError(f"{path}: cannot be read: {exc}; {COPY_AGAIN}") from exc
+        raise ModelPackageError(
+            f"{place.where(name)}: cannot be read: {exc}; {COPY_AGAIN}"
+        ) from exc
 
 
-def _verified(path: Path, name: str, manifest: Manifest) -> bytes:
-    entry = manifest.files[name]
-    data = _read(path / name)
+def _verified(place: Storage, name: str, entry: FileEntry) -> bytes:
+    data = _read(place, name)
     if len(data) != entry.bytes:
         raise ModelPackageError(
-            f"{path / name}: has {len(data)} bytes, the manifest says {entry.bytes}; {COPY_AGAIN}"
+            f"{place.where(name)}: has {len(data)} bytes, the manifest says {entry.bytes}; "
+            f"{COPY_AGAIN}"
         )
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise ModelPackageError(
-            f"{path / name}: its SHA-256 is not the manifest's, the file was changed; {COPY_AGAIN}"
+            f"{place.where(name)}: its SHA-256 is not the manifest's, the file was changed; "
+            f"{COPY_AGAIN}"
         )
     return data
 
 
-def _read_manifest(path: Path) -> Manifest:
-    where = path / MANIFEST
-    if not path.is_dir():
-        raise ModelPackageError(
-            f"{path}: no such directory; give the directory that holds {MANIFEST}"
-        )
-    raw = _read(where)
+def _read_manifest(place: Storage) -> Manifest:
+    where = place.where(MANIFEST)
+    try:
+        missing = place.missing()
+    except OSError as exc:
+        raise ModelPackageError(f"{where}: cannot be read: {exc}; {COPY_AGAIN}") from exc
+    if missing:
+        raise ModelPackageError(f"{place.where()}: {missing} that holds {MANIFEST}")
+    raw = _read(place, MANIFEST)
     try:
         head = msgspec.json.decode(raw, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -301,9 +247,10 @@ def _read_manifest(path: Path) -> Manifest:
             f"{where}: format version {head.get('format_version')!r}, this code reads "
             f"{FORMAT_VERSION}; retrain with this version of dafu, or run the version that wrote it"
         )
-    if head.get("kind") != KIND:
+    if head.get("kind") not in KINDS:
         raise ModelPackageError(
-            f"{where}: kind {head.get('kind')!r} is unknown; this code serves: {KIND}"
+            f"{where}: kind {head.get('kind')!r} is unknown; this code serves: "
+            f"{', '.join(sorted(KINDS))}"
         )
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)

@@ -12,15 +12,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dafu.models.calibration import fit_calibration
+from dafu.models.calibration import fit_rank
 from dafu.models.errors import TrainingError
 from dafu.models.forest import Forest
-from dafu.models.isolation import (
-    GROUPS,
-    IsolationForestModel,
-    Provenance,
-    average_path_length,
-)
+from dafu.models.isolation import IsolationForestModel, average_path_length
+from dafu.models.model import GROUPS, Provenance
 
 F64 = NDArray[np.float64]
 
@@ -92,7 +88,7 @@ def train_isolation_forest(
     ).fit(filled)
 
     scores = -cast(F64, trained.score_samples(filled))
-    calibration = fit_calibration(scores)
+    calibration = fit_rank(scores)
     threshold = float(np.quantile(scores, 1.0 - contamination))
     return IsolationForestModel(
         name=name,
@@ -105,14 +101,14 @@ def train_isolation_forest(
         calibration=calibration,
         catalogue_hash=catalogue_hash,
         thresholds={
-            "anomaly": threshold,
+            "raw": threshold,
             "risk": float(calibration.risk(np.array([threshold]))[0]),
         },
         metrics={
             "training_rows": float(len(scores)),
             "contamination": contamination,
-            "anomaly_mean": float(scores.mean()),
-            "anomaly_max": float(scores.max()),
+            "raw_mean": float(scores.mean()),
+            "raw_max": float(scores.max()),
         },
         provenance=Provenance(data=data, code=code, seed=seed),
     )

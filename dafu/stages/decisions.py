@@ -14,7 +14,7 @@ import numpy as np
 
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import CATALOGUE_HASH
-from dafu.models.isolation import IsolationForestModel, Scores
+from dafu.models.model import Model, Scores
 from dafu.rules import Evaluation, RuleSet
 from dafu.schema import Decision, Explanations, FiredRule, Reason, Versions, encode_decision
 from dafu.stages.decide import APPROVE, DECISIONS, DIGITS, LEVELS, Thresholds, Verdicts
@@ -54,9 +54,7 @@ class DecisionIds(NamedTuple):
 class DecisionWriter:
     """Writes the decisions of one set of rules, model (None: rules alone) and thresholds."""
 
-    def __init__(
-        self, rules: RuleSet, model: IsolationForestModel | None, thresholds: Thresholds
-    ) -> None:
+    def __init__(self, rules: RuleSet, model: Model | None, thresholds: Thresholds) -> None:
         self._model = model.name if model else None
         self._order = [model.groups.index(g) for g in GROUPS] if model else []
         by_model = {} if model is None else {model.name: number_slot(6)}

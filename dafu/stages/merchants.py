@@ -19,7 +19,7 @@ from dafu.features.catalogue import INDEX, MERCHANT_FEATURES
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import APPLIED, FENCED, LABELLED, MERCHANTS, PAYMENT
 from dafu.hashing import hash64
-from dafu.models.isolation import IsolationForestModel
+from dafu.models.model import Model
 from dafu.rules import RuleSet
 from dafu.schema import Transaction
 from dafu.stages.batch import (
@@ -50,14 +50,12 @@ class MerchantStage:
     Parameters
     ----------
     rules : RuleSet
-    model : IsolationForestModel or None
+    model : Model or None
         Without one, rules decide alone and decisions are flagged `degraded`.
     thresholds : Thresholds
     """
 
-    def __init__(
-        self, rules: RuleSet, model: IsolationForestModel | None, thresholds: Thresholds
-    ) -> None:
+    def __init__(self, rules: RuleSet, model: Model | None, thresholds: Thresholds) -> None:
         self.rules = rules
         self.model = model
         self.thresholds = thresholds

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from dafu.features.catalogue import INDEX
-from dafu.models.isolation import GROUPS
+from dafu.models.model import GROUPS
 from dafu.schema import Reason
 
 _Text = Callable[[float], str | None]

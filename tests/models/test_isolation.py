@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
-from dafu.models.calibration import Calibration, fit_calibration
+from dafu.models.calibration import RankCalibration, fit_rank
 from dafu.models.errors import ModelError, TrainingError
 from dafu.models.forest import predict_sum_and_credits
 from dafu.models.isolation import IsolationForestModel, average_path_length
@@ -40,13 +40,13 @@ def test_anomaly_is_scikit_learns_score(model: IsolationForestModel) -> None:
     trained.fit(data().astype(np.float32))
     probe = data(1000, 1) * 3
     np.testing.assert_allclose(
-        model.score(probe, COLUMNS).anomaly, -trained.score_samples(probe), atol=1e-12
+        model.score(probe, COLUMNS).raw, -trained.score_samples(probe), atol=1e-12
     )
 
 
 def test_anomaly_alone_has_the_same_bits(model: IsolationForestModel) -> None:
     probe = data(333, 2)
-    assert model.anomaly(probe, COLUMNS).tobytes() == model.score(probe, COLUMNS).anomaly.tobytes()
+    assert model.anomaly(probe, COLUMNS).tobytes() == model.score(probe, COLUMNS).raw.tobytes()
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -55,8 +55,9 @@ def test_scores_do_not_depend_on_the_batch(model: IsolationForestModel, size: in
     probe[::5, 1] = np.nan
     whole = model.score(probe, COLUMNS)
     parts = [model.score(probe[i : i + size], COLUMNS) for i in range(0, 1000, size)]
-    for k in range(3):
-        assert np.concatenate([p[k] for p in parts]).tobytes() == whole[k].tobytes()
+    for k in ("raw", "risk", "group_risk"):
+        joined = np.concatenate([getattr(p, k) for p in parts])
+        assert joined.tobytes() == getattr(whole, k).tobytes()
 
 
 def test_the_unusual_group_gets_the_blame(model: IsolationForestModel) -> None:
@@ -84,7 +85,7 @@ def test_group_risk_follows_from_the_credits(model: IsolationForestModel) -> Non
     expected = np.where(mean > 0, np.interp(alone, knots.scores, knots.risks), 0.0)
     np.testing.assert_allclose(scores.group_risk, expected, atol=1e-12)
     np.testing.assert_allclose(
-        scores.risk, np.interp(scores.anomaly, knots.scores, knots.risks), atol=1e-12
+        scores.risk, np.interp(scores.raw, knots.scores, knots.risks), atol=1e-12
     )
     assert (expected == 0.0).any()
     assert (expected > 0.0).any()
@@ -99,7 +100,7 @@ def test_risk_has_the_documented_ranks(model: IsolationForestModel) -> None:
 
 @given(st.lists(st.floats(0.2, 1.0), min_size=1, max_size=40))
 def test_any_calibration_is_monotone_within_its_range(scores: list[float]) -> None:
-    fitted = fit_calibration(np.array(scores))
+    fitted = fit_rank(np.array(scores))
     grid = np.sort(np.concatenate([np.linspace(0.0, 1.3, 200), np.array(scores)]))
     risk = fitted.risk(grid)
     assert (np.diff(risk) >= 0).all()
@@ -122,7 +123,7 @@ def test_unusable_knots_are_refused(
     scores: tuple[float, ...], risks: tuple[float, ...], says: str
 ) -> None:
     with pytest.raises(ModelError, match=says):
-        Calibration(scores, risks)
+        RankCalibration(scores, risks)
 
 
 def test_missing_values_are_filled_with_the_training_median() -> None:
@@ -148,7 +149,7 @@ def test_fewer_rows_than_max_samples() -> None:
 def test_the_contaminated_share_of_training_lies_above_the_threshold(
     model: IsolationForestModel,
 ) -> None:
-    share = float((model.anomaly(data(), COLUMNS) > model.thresholds["anomaly"]).mean())
+    share = float((model.anomaly(data(), COLUMNS) > model.thresholds["raw"]).mean())
     assert share == pytest.approx(0.01, abs=0.001)
 
 
@@ -205,8 +206,8 @@ def test_serving_does_not_need_the_train_extra(model: IsolationForestModel, tmp_
         "sys.modules['sklearn'] = sys.modules['scipy'] = None\n"
         "import numpy as np\n"
         "import dafu.models.training\n"
-        "from dafu.models.package import load_package\n"
-        f"model = load_package({str(tmp_path / 'm')!r}, None)\n"
+        "from dafu.models.package import load_model\n"
+        f"model = load_model({str(tmp_path / 'm')!r}, None)\n"
         f"x = np.load({str(tmp_path / 'probe.npy')!r})\n"
         "bad = {'faust', 'asyncio', 'aiokafka'} & set(sys.modules)\n"
         "assert not bad, bad\n"

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import msgspec
 import numpy as np
 import pytest
 
 from dafu.models import package
-from dafu.models.errors import ModelPackageError
+from dafu.models.errors import ModelError, ModelPackageError
 from dafu.models.isolation import IsolationForestModel
-from dafu.models.package import load_package, save_package
+from dafu.models.kinds import KINDS
+from dafu.models.model import Arrays, Manifest, ModelBase, base_fields
+from dafu.models.package import load_model, load_package, save_package
 from dafu.models.training import train_isolation_forest
 
 NAMES = ("amount", "count", "merchant_mean")
@@ -50,11 +54,12 @@ def contents(path: Path) -> dict[str, bytes]:
 def test_round_trip(model: IsolationForestModel, tmp_path: Path) -> None:
     saved = save_package(model, tmp_path / "m")
     loaded = load_package(tmp_path / "m", "abc123")
+    assert isinstance(loaded, IsolationForestModel)
     assert replace(loaded, forest=model.forest) == replace(saved, forest=model.forest)
     assert len(saved.version) == 16
     x = np.random.default_rng(5).lognormal(0, 2, (200, 3))
-    for a, b in zip(model.score(x, COLUMNS), loaded.score(x, COLUMNS), strict=True):
-        assert a.tobytes() == b.tobytes()
+    assert model.score(x, COLUMNS).raw.tobytes() == loaded.score(x, COLUMNS).raw.tobytes()
+    assert model.score(x, COLUMNS).risk.tobytes() == loaded.score(x, COLUMNS).risk.tobytes()
     assert load_package(tmp_path / "m", None).catalogue_hash == "abc123"
 
 
@@ -90,12 +95,35 @@ def manifest_edit(**changes: Any) -> Callable[[Path], None]:
         document.update(changes)
         raw = json.dumps(document).encode()
         try:
-            manifest = msgspec.json.decode(raw, type=package.Manifest)
+            manifest = msgspec.json.decode(raw, type=Manifest)
         except msgspec.ValidationError:
             (path / "manifest.json").write_bytes(raw)
             return
         manifest = msgspec.structs.replace(manifest, version=package._version(manifest))
         (path / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+
+    return edit
+
+
+def parameter_edit(**changes: Any) -> Callable[[Path], None]:
+    """As `manifest_edit`, of the parameters of the kind."""
+
+    def edit(path: Path) -> None:
+        document = json.loads((path / "manifest.json").read_text())
+        manifest_edit(parameters={**document["parameters"], **changes})(path)
+
+    return edit
+
+
+def file_edit(change: Callable[[Any], Any], copy: str | None = None) -> Callable[[Path], None]:
+    """As `manifest_edit`, of the list of files; `copy` is copied to x.npy."""
+
+    def edit(path: Path) -> None:
+        document = json.loads((path / "manifest.json").read_text())
+        change(document["files"])
+        if copy:
+            (path / "x.npy").write_bytes((path / copy).read_bytes())
+        manifest_edit(files=document["files"])(path)
 
     return edit
 
@@ -166,17 +194,28 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no manifest": (missing("manifest.json"), r"manifest\.json: file not found"),
     "no JSON": (no_json, "is no JSON object"),
     "an edited manifest": (unsigned_edit, "the manifest was edited"),
-    "a later format": (manifest_edit(format_version=2), "format version 2, this code reads 1"),
+    "a later format": (manifest_edit(format_version=3), "format version 3, this code reads 2"),
     "an unknown kind": (manifest_edit(kind="oracle"), "kind 'oracle' is unknown"),
-    "a wrong type": (manifest_edit(seed="one"), r"Expected `int`, got `str` - at `\$.seed`"),
+    "a wrong type": (
+        manifest_edit(provenance={"seed": "one"}),
+        r"Expected `int`, got `str` - at `\$.provenance.seed`",
+    ),
     "a field too many": (manifest_edit(extra=1), "unknown field `extra`"),
+    "a file too few": (
+        file_edit(lambda files: files.pop("left.npy")),
+        "exactly its arrays, differs in left",
+    ),
     "a file too many": (
-        manifest_edit(files={"x.npy": {"bytes": 1, "sha256": ""}}),
-        "must list exactly the files .* x.npy",
+        file_edit(lambda files: files.update({"x.npy": files["left.npy"]}), copy="left.npy"),
+        "exactly its arrays, differs in x",
     ),
     "a path that leaves": (
         manifest_edit(files={"../../etc/passwd": {"bytes": 1, "sha256": ""}}),
-        "must list exactly the files",
+        r"lists '\.\./\.\./etc/passwd', and no package has such a file",
+    ),
+    "a path that leaves to an array": (
+        manifest_edit(files={"../m/left.npy": {"bytes": 1, "sha256": ""}}),
+        "and no package has such a file",
     ),
     "a pickle": (pickled, r"value\.npy: is no NumPy array: .*pickle"),
     "another dtype": (
@@ -190,14 +229,15 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a threshold NaN": (array_edit("threshold", at(0, np.nan)), "node 0: nan is not finite"),
     "a wrong expectation": (array_edit("value", at(0, 99.0)), "99.0 is not between"),
     "a negative path": (array_edit("value", lambda a: a - 50.0), "path length .* is negative"),
+    "a parameter too many": (parameter_edit(extra=1), "unknown field `extra`"),
     "an unknown group": (manifest_edit(groups=["amount", "behavior"]), "'merchant' is none of"),
     "a calibration that descends": (
-        manifest_edit(calibration={"type": "rank", "knots": [[0.1, 0.5], [0.2, 0.4]]}),
+        parameter_edit(calibration={"type": "rank", "scores": [0.1, 0.2], "risks": [0.5, 0.4]}),
         "risks must not descend",
     ),
     "a calibration of another type": (
-        manifest_edit(calibration={"type": "probability", "knots": []}),
-        "Invalid enum value 'probability'",
+        parameter_edit(calibration={"type": "isotonic", "scores": [0, 1], "risks": [0, 1]}),
+        "Invalid value 'isotonic'",
     ),
 }
 
@@ -221,6 +261,94 @@ def test_a_model_for_other_features_is_refused(model: IsolationForestModel, tmp_
     save_package(model, tmp_path / "m")
     with pytest.raises(ModelPackageError, match=r"catalogue abc123, this code computes def456"):
         load_package(tmp_path / "m", "def456")
+
+
+def test_an_object_store_holds_packages_as_a_directory_does(
+    model: IsolationForestModel, tmp_path: Path
+) -> None:
+    fs = fsspec.filesystem("memory")
+    saved = save_package(model, "memory://models/m")
+    assert save_package(model, tmp_path / "m").version == saved.version
+    stored = {Path(name).name: fs.cat_file(name) for name in fs.find("/models/m")}
+    assert stored == contents(tmp_path / "m")
+    assert load_package("memory://models/m", "abc123").version == saved.version
+
+    with pytest.raises(ModelPackageError, match="already holds a model package"):
+        save_package(model, "memory://models/m")
+    fs.pipe_file("/models/m/left_over.npy", b"of an older kind")
+    newer = save_package(train(seed=2), "memory://models/m", overwrite=True)
+    assert load_package("memory://models/m", None).version == newer.version
+    assert not fs.exists("/models/m/left_over.npy")
+
+    fs.pipe_file("/models/m/left.npy", stored["left.npy"])  # a mixture of two packages
+    with pytest.raises(ModelPackageError, match=r"memory://models/m/left\.npy: "):
+        load_package("memory://models/m", None)
+    fs.rm_file("/models/m/left.npy")
+    with pytest.raises(ModelPackageError, match=r"memory://models/m/left\.npy: file not found"):
+        load_package("memory://models/m", None)
+
+    fs.pipe_file("/letters/one.txt", b"dear")
+    with pytest.raises(ModelPackageError, match="is no model package"):
+        save_package(model, "memory://letters", overwrite=True)
+    with pytest.raises(ModelPackageError, match="nothing is stored there"):
+        load_package("memory://nowhere", None)
+    with pytest.raises(ModelPackageError, match="can not be opened"):
+        load_package("gopher://models/m", None)
+
+
+def test_urls_without_fsspec_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(ModelPackageError, match=r"pip install 'dafu\[objectstore\]'"):
+        load_package("memory://models/m", None)
+
+
+def test_a_failed_replacement_leaves_no_manifest(
+    model: IsolationForestModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a new package over an old one is no package, which readers are told."""
+    fs = fsspec.filesystem("memory")
+    save_package(model, "memory://halves/m")
+    whole = type(fs).pipe_file
+
+    def failing(self: Any, path: str, value: bytes, **options: Any) -> None:
+        if path.endswith("right.npy"):
+            raise RuntimeError("connection lost")
+        whole(self, path, value, **options)
+
+    with monkeypatch.context() as context:
+        context.setattr(type(fs), "pipe_file", failing)
+        with pytest.raises(ModelPackageError, match="RuntimeError: connection lost"):
+            save_package(train(seed=2), "memory://halves/m", overwrite=True)
+    with pytest.raises(ModelPackageError, match=r"manifest\.json: file not found"):
+        load_package("memory://halves/m", None)
+
+
+def test_figures_that_json_lacks_are_refused(model: IsolationForestModel) -> None:
+    with pytest.raises(ModelError, match="metric 'auc' is nan"):
+        replace(model, metrics={"auc": float("nan")})
+
+
+def test_a_kind_that_does_not_score_rows_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Embedding(ModelBase):
+        kind = "embedding"
+
+        def parameters(self) -> dict[str, Any]:
+            return {}
+
+        def arrays(self) -> dict[str, Any]:
+            return {"weights": np.arange(3.0)}
+
+        @classmethod
+        def assemble(cls, manifest: Manifest, arrays: Arrays) -> Embedding:
+            return cls(**base_fields(manifest))
+
+    monkeypatch.setitem(KINDS, "embedding", Embedding)
+    saved = save_package(Embedding(name="e", feature_names=("amount",)), tmp_path / "e")
+    assert load_package(tmp_path / "e", None) == saved
+    with pytest.raises(ModelPackageError, match="kind embedding does not score transactions"):
+        load_model(tmp_path / "e", None)
 
 
 def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, INDEX
 from dafu.loading import load_stages
-from dafu.models.isolation import IsolationForestModel, Scores
+from dafu.models.isolation import IsolationForestModel
+from dafu.models.model import Scores
 from dafu.rules import Evaluation, parse_rules
 from dafu.schema import (
     MAX_TIMESTAMP_MS,
@@ -49,7 +50,7 @@ rules:
 )
 THRESHOLDS = Thresholds()
 _loaded = load_stages(load_settings())[1].model
-assert _loaded is not None
+assert isinstance(_loaded, IsolationForestModel)
 MODEL = _loaded
 ODD_MODEL = replace(MODEL, name='of "\u00fcbel" \0 \\')
 RULES_MODEL = replace(MODEL, name="rules")

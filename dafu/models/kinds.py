@@ -1,0 +1,13 @@
+"""The model kinds that packages may hold. A new kind is one line in `KINDS`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dafu.models.isolation import IsolationForestModel
+from dafu.models.model import Packaged
+
+KINDS: Final[dict[str, type[Packaged]]] = {
+    IsolationForestModel.kind: IsolationForestModel,
+}
+"""Class by `kind`, as manifests spell it."""
