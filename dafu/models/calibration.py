@@ -13,6 +13,7 @@ Serving needs no library; fitting a probability calibration needs the `train` ex
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import ClassVar, Final, Literal
 
 import numpy as np
@@ -43,7 +44,7 @@ Meaning = Literal["rank", "probability"]
 
 
 class RankCalibration(
-    Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="rank"
+    Struct, frozen=True, dict=True, forbid_unknown_fields=True, tag_field="type", tag="rank"
 ):
     """Linear between knots: `scores` strictly ascending, `risks` ascending within 0..1.
 
@@ -61,13 +62,18 @@ class RankCalibration(
     def __post_init__(self) -> None:
         _check_knots(self.scores, self.risks)
 
+    @cached_property
+    def knots(self) -> tuple[F64, F64]:
+        """Scores and risks as arrays."""
+        return np.array(self.scores), np.array(self.risks)
+
     def risk(self, score: F64) -> F64:
         """Risks of scores of any shape; beyond the knots the outermost risk holds."""
-        return _at_knots(score, self.scores, self.risks)
+        return _at_knots(score, *self.knots)
 
 
 class IsotonicCalibration(
-    Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="isotonic"
+    Struct, frozen=True, dict=True, forbid_unknown_fields=True, tag_field="type", tag="isotonic"
 ):
     """A probability, linear between knots as in `RankCalibration`.
 
@@ -85,9 +91,14 @@ class IsotonicCalibration(
     def __post_init__(self) -> None:
         _check_knots(self.scores, self.risks)
 
+    @cached_property
+    def knots(self) -> tuple[F64, F64]:
+        """Scores and risks as arrays."""
+        return np.array(self.scores), np.array(self.risks)
+
     def risk(self, score: F64) -> F64:
         """Risks of scores of any shape; beyond the knots the outermost risk holds."""
-        return _at_knots(score, self.scores, self.risks)
+        return _at_knots(score, *self.knots)
 
 
 class BetaCalibration(
@@ -175,10 +186,10 @@ def fit_rank(scores: F64) -> RankCalibration:
     return RankCalibration(tuple(xs), tuple(ys))
 
 
-def _at_knots(score: F64, scores: tuple[float, ...], risks: tuple[float, ...]) -> F64:
+def _at_knots(score: F64, xs: F64, ys: F64) -> F64:
     out = np.empty(score.shape)
     flat = np.ascontiguousarray(score).reshape(-1)
-    _interpolate_all(flat, np.array(scores), np.array(risks), out.reshape(-1))
+    _interpolate_all(flat, xs, ys, out.reshape(-1))
     return out
 
 

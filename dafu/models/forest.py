@@ -18,7 +18,13 @@ Three ideas make the kernel fast:
 
 Comparison is scikit-learn's: the input is cast to float32 and compared with a float64 threshold.
 For a float32 x, `x <= t` holds exactly if `x <= t32`, t32 being the largest float32 not above t:
-hence the kernel compares float32 with float32 and loses nothing.
+hence the kernel compares float32 with float32 and loses nothing. (XGBoost's `x < t` is `x <= t'`
+with t' the float32 before t.)
+
+Missing values cost nothing in the descent. A forest is walked over **slots**, copies of a feature
+with its missing values replaced when the rows are loaded: by a fill value, or, where each node
+says where missing values go, by -inf (left) or +inf (right). A feature that some nodes send left
+and others right has two slots, and each node looks at its own.
 """
 
 from __future__ import annotations
@@ -65,6 +71,13 @@ class Forest:
         Index of each tree's root, ascending; tree t owns the nodes up to the next root.
     n_features : int
         Columns of the matrices it was trained on.
+    missing_right : bool [N] or None
+        Whether a row whose value is missing (NaN) goes right; False for a leaf. None if whoever
+        serves the forest fills missing values instead.
+    cover : float64 [N] or None
+        Weight of the training rows that reached the node, in the trainer's unit (rows, or sums of
+        hessians). `value` of a split is the mean by it. None if the forest is not explained by
+        Shapley values.
     """
 
     feature: I32
@@ -74,6 +87,8 @@ class Forest:
     value: F64
     roots: I32
     n_features: int
+    missing_right: NDArray[np.bool_] | None = None
+    cover: F64 | None = None
 
     @property
     def n_trees(self) -> int:
@@ -93,6 +108,10 @@ class PackedForest:
         Per leaf its value, then the credit of each group.
     roots, depths : int32 [T]
         Where a tree starts in `nodes`, and its number of steps from root to deepest leaf.
+    slot_feature : int32 [S]
+        The feature that each slot is a copy of; nodes refer to slots.
+    slot_fill : float64 [S]
+        What replaces a missing value in it.
     expected : float
         Mean of the root values over the trees: the prediction before any split.
     n_features, n_groups : int
@@ -103,6 +122,8 @@ class PackedForest:
     payload: F64
     roots: I32
     depths: I32
+    slot_feature: I32
+    slot_fill: F64
     expected: float
     n_features: int
     n_groups: int
@@ -120,9 +141,13 @@ _DTYPES: Final = {
     "right": np.dtype(np.int32),
     "value": np.dtype(np.float64),
     "roots": np.dtype(np.int32),
+    "missing_right": np.dtype(np.bool_),
+    "cover": np.dtype(np.float64),
 }
 ARRAYS: Final = tuple(_DTYPES)
-"""The arrays of a `Forest`, by name, in the order in which a package lists them."""
+"""The arrays of a `Forest`, by name."""
+FILLED_ARRAYS: Final = ARRAYS[:6]
+"""Those of a forest whose missing values are filled and that knows no cover."""
 
 
 def check_forest(forest: Forest) -> None:
@@ -135,15 +160,16 @@ def check_forest(forest: Forest) -> None:
     """
     for name, dtype in _DTYPES.items():
         array = getattr(forest, name)
+        if array is None and name not in FILLED_ARRAYS:
+            continue
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
             found = f"{getattr(array, 'dtype', type(array).__name__)} {np.shape(array)}"
             raise ModelError(f"forest array '{name}' must be {dtype} of one dimension, is {found}")
     n = len(forest.feature)
-    for name in ("threshold", "left", "right", "value"):
-        if len(getattr(forest, name)) != n:
-            raise ModelError(
-                f"forest array '{name}' has {len(getattr(forest, name))} entries, 'feature' has {n}"
-            )
+    for name in ("threshold", "left", "right", "value", "missing_right", "cover"):
+        array = getattr(forest, name)
+        if array is not None and len(array) != n:
+            raise ModelError(f"forest array '{name}' has {len(array)} entries, 'feature' has {n}")
     if len(forest.roots) == 0 or n == 0:
         raise ModelError("the forest has no trees")
     roots = forest.roots.astype(np.int64)
@@ -187,6 +213,13 @@ def check_forest(forest: Forest) -> None:
         forest.value > np.maximum(left, right) + slack
     )
     refuse(split & outside, "value", "is not between the values of its children")
+    if forest.missing_right is not None:
+        refuse(~split & forest.missing_right, "missing_right", "at a leaf, which leads nowhere")
+    if forest.cover is not None:
+        cover = forest.cover
+        refuse(~(np.isfinite(cover) & (cover >= 0)), "cover", "is no weight")
+        both = cover[forest.left] + cover[forest.right]
+        refuse(split & ~((both > 0) & np.isfinite(both)), "cover", "has children without weight")
 
 
 def _floor32(threshold: F64) -> NDArray[np.float32]:
@@ -197,7 +230,9 @@ def _floor32(threshold: F64) -> NDArray[np.float32]:
     return np.where(rounded > threshold, below, rounded).astype(np.float32)
 
 
-def pack(forest: Forest, feature_group: I32, n_groups: int) -> PackedForest:
+def pack(
+    forest: Forest, feature_group: I32, n_groups: int, fill: F64 | None = None
+) -> PackedForest:
     """Lay a forest out for the kernel and sum the credits along each path.
 
     A split credits `value[node] - value[child]` to the group of its feature, so that the credits
@@ -212,11 +247,15 @@ def pack(forest: Forest, feature_group: I32, n_groups: int) -> PackedForest:
         Group of each feature, 0..n_groups-1.
     n_groups
         Number of groups G, at least 1.
+    fill : float64 [n_features], finite, or None
+        What replaces missing values, by feature. None: they go where the nodes send them
+        (`Forest.missing_right`).
 
     Raises
     ------
     ModelError
-        If the forest is malformed or a group index is out of range.
+        If the forest is malformed, a group index is out of range, or nothing says what becomes of
+        missing values.
     """
     check_forest(forest)
     if n_groups < 1 or len(feature_group) != forest.n_features:
@@ -226,6 +265,7 @@ def pack(forest: Forest, feature_group: I32, n_groups: int) -> PackedForest:
         )
     if np.any((feature_group < 0) | (feature_group >= n_groups)):
         raise ModelError(f"group indices must be within 0..{n_groups - 1}")
+    slot_feature, slot_fill, slot = _slots(forest, fill)
     n = len(forest.feature)
     credit = np.zeros((n, n_groups))
     depths = np.zeros(forest.n_trees, dtype=np.int32)
@@ -254,10 +294,9 @@ def pack(forest: Forest, feature_group: I32, n_groups: int) -> PackedForest:
     position = np.empty(n, dtype=np.int32)
     position[order] = np.arange(n, dtype=np.int32)
 
-    feature = forest.feature[order]
-    leaf = feature < 0
+    leaf = forest.feature[order] < 0
     nodes = np.zeros(n, dtype=NODE)
-    nodes["feature"] = np.where(leaf, 0, feature)
+    nodes["feature"] = slot[order]
     nodes["threshold"] = np.where(leaf, np.float32(np.inf), _floor32(forest.threshold[order]))
     nodes["child"] = np.where(leaf, np.arange(n), position[forest.left[order]])
     nodes["leaf"] = np.where(leaf, np.cumsum(leaf) - 1, -1)
@@ -267,10 +306,34 @@ def pack(forest: Forest, feature_group: I32, n_groups: int) -> PackedForest:
         payload=np.ascontiguousarray(payload),
         roots=position[forest.roots],
         depths=depths,
+        slot_feature=slot_feature,
+        slot_fill=slot_fill,
         expected=float(forest.value[forest.roots].mean()),
         n_features=forest.n_features,
         n_groups=n_groups,
     )
+
+
+def _slots(forest: Forest, fill: F64 | None) -> tuple[I32, F64, I32]:
+    """Feature [S] and fill value [S] of each slot, and the slot of each node [N], 0 for a leaf."""
+    split = forest.feature >= 0
+    right = forest.missing_right
+    if fill is not None:
+        if fill.shape != (forest.n_features,) or not np.isfinite(fill).all():
+            raise ModelError(
+                f"{fill.shape} fill values for {forest.n_features} features; all must be finite"
+            )
+        right = np.zeros(len(forest.feature), dtype=np.bool_)
+    elif right is None:
+        raise ModelError("the forest says neither what fills missing values nor where they go")
+    # A slot is a feature and a direction; with a fill value the direction plays no part.
+    wanted = forest.feature[split].astype(np.int64) * 2 + right[split]
+    slots, inverse = np.unique(wanted, return_inverse=True)
+    feature = (slots // 2).astype(np.int32)
+    slot = np.zeros(len(forest.feature), dtype=np.int32)
+    slot[split] = inverse
+    values = np.where(slots % 2 == 1, np.inf, -np.inf) if fill is None else fill[feature]
+    return feature, values, slot
 
 
 @kernel
@@ -332,28 +395,43 @@ def _walk(
                 r += 1
 
 
-def _totals(forest: PackedForest, x: NDArray[Any], columns: I32, fill: F64, outputs: int) -> F64:
-    """Check the shapes that the kernel trusts, then run it."""
+def check_rows(n_features: int, x: NDArray[Any], columns: I32) -> None:
+    """Check the shapes that kernels trust: a float matrix and a column of it for each feature.
+
+    Raises
+    ------
+    ModelError
+        Saying which does not fit.
+    """
     if x.ndim != 2 or x.dtype not in (np.float64, np.float32):
         raise ModelError(f"features must be a float matrix [n, F], got {x.dtype} {x.shape}")
-    if columns.shape != (forest.n_features,) or fill.shape != (forest.n_features,):
-        raise ModelError(
-            f"the model has {forest.n_features} features, got {columns.shape} column indices "
-            f"and {fill.shape} fill values"
-        )
+    if columns.shape != (n_features,):
+        raise ModelError(f"the model has {n_features} features, got {columns.shape} column indices")
     if len(columns) and (columns.min() < 0 or columns.max() >= x.shape[1]):
         raise ModelError(
             f"column indices {int(columns.min())}..{int(columns.max())} do not fit a matrix "
             f"of {x.shape[1]} columns"
         )
+
+
+def _totals(forest: PackedForest, x: NDArray[Any], columns: I32, outputs: int) -> F64:
+    check_rows(forest.n_features, x, columns)
     totals = np.zeros((x.shape[0], outputs))
     _walk(
-        x, columns, fill, forest.nodes, forest.payload, forest.roots, forest.depths, outputs, totals
+        x,
+        columns[forest.slot_feature],
+        forest.slot_fill,
+        forest.nodes,
+        forest.payload,
+        forest.roots,
+        forest.depths,
+        outputs,
+        totals,
     )
     return totals
 
 
-def predict_sum(forest: PackedForest, x: NDArray[Any], columns: I32, fill: F64) -> F64:
+def predict_sum(forest: PackedForest, x: NDArray[Any], columns: I32) -> F64:
     """Sum over the trees of the values of the leaves that each row reaches.
 
     Parameters
@@ -364,23 +442,19 @@ def predict_sum(forest: PackedForest, x: NDArray[Any], columns: I32, fill: F64) 
         The full feature matrix, NaN for missing.
     columns : int32 [F]
         For each feature of the forest its column in `x`.
-    fill : float64 [F]
-        What replaces a missing value.
 
     Returns
     -------
     float64 [n]
         The same bits for a row whatever the rest of its batch.
     """
-    return _totals(forest, x, columns, fill, 1)[:, 0]
+    return _totals(forest, x, columns, 1)[:, 0]
 
 
-def predict_sum_and_credits(
-    forest: PackedForest, x: NDArray[Any], columns: I32, fill: F64
-) -> tuple[F64, F64]:
+def predict_sum_and_credits(forest: PackedForest, x: NDArray[Any], columns: I32) -> tuple[F64, F64]:
     """As `predict_sum`, and the credits [n, G] summed over the trees.
 
     Per row the credits add up to `n_trees * expected - sum`, up to rounding.
     """
-    totals = _totals(forest, x, columns, fill, 1 + forest.n_groups)
+    totals = _totals(forest, x, columns, 1 + forest.n_groups)
     return totals[:, 0], totals[:, 1:]

@@ -23,7 +23,7 @@ from dafu.kernel import kernel
 from dafu.models.calibration import RankCalibration, interpolate
 from dafu.models.errors import ModelError
 from dafu.models.forest import (
-    ARRAYS,
+    FILLED_ARRAYS,
     Forest,
     PackedForest,
     pack,
@@ -136,13 +136,13 @@ class IsolationForestModel(ModelBase):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of the forest."""
-        return {name: getattr(self.forest, name) for name in ARRAYS}
+        return {name: getattr(self.forest, name) for name in FILLED_ARRAYS}
 
     @classmethod
     def assemble(cls, manifest: Manifest, arrays: Arrays) -> Self:
         """Build the model from its package; see `Packaged`."""
         p = read_parameters(manifest, IsolationForestParameters)
-        check_arrays(cls.kind, arrays, ARRAYS)
+        check_arrays(cls.kind, arrays, FILLED_ARRAYS)
         return cls(
             **base_fields(manifest),
             feature_groups=p.feature_groups,
@@ -156,15 +156,7 @@ class IsolationForestModel(ModelBase):
     def packed(self) -> PackedForest:
         """The forest in the kernel's layout."""
         index = group_index(self.name, self.feature_groups, self.groups)
-        return pack(self.forest, index, len(self.groups))
-
-    @cached_property
-    def _fill(self) -> F64:
-        return np.array(self.fill, dtype=np.float64)
-
-    @cached_property
-    def _knots(self) -> tuple[F64, F64]:
-        return np.array(self.calibration.scores), np.array(self.calibration.risks)
+        return pack(self.forest, index, len(self.groups), np.array(self.fill, dtype=np.float64))
 
     @cached_property
     def _normaliser(self) -> float:
@@ -172,7 +164,7 @@ class IsolationForestModel(ModelBase):
 
     def anomaly(self, x: NDArray[Any], column_index: I32) -> F64:
         """Anomaly scores [n] alone, without attribution; the same bits as `score` gives."""
-        total = predict_sum(self.packed, x, column_index, self._fill)
+        total = predict_sum(self.packed, x, column_index)
         out = np.empty(len(total))
         _anomaly(total, self.packed.n_trees, self._normaliser, out)
         return out
@@ -193,10 +185,10 @@ class IsolationForestModel(ModelBase):
             If the shapes do not fit.
         """
         packed = self.packed
-        total, credits = predict_sum_and_credits(packed, x, column_index, self._fill)
+        total, credits = predict_sum_and_credits(packed, x, column_index)
         n = len(total)
         scores = Scores(np.empty(n), np.empty(n), np.empty((n, packed.n_groups)))
-        xs, ys = self._knots
+        xs, ys = self.calibration.knots
         _anomaly(total, packed.n_trees, self._normaliser, scores.raw)
         _risks(
             scores.raw,

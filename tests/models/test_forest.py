@@ -34,8 +34,8 @@ def identity(n: int) -> NDArray[np.int32]:
 def scores_of(trained: Any, x: NDArray[Any], fill: F64 | None = None) -> F64:
     f = x.shape[1]
     forest = forest_from_sklearn(trained)
-    packed = pack(forest, np.zeros(f, dtype=np.int32), 1)
-    total = predict_sum(packed, x, identity(f), np.zeros(f) if fill is None else fill)
+    packed = pack(forest, np.zeros(f, dtype=np.int32), 1, np.zeros(f) if fill is None else fill)
+    total = predict_sum(packed, x, identity(f))
     psi = trained.max_samples_
     return np.asarray(2.0 ** (-total / packed.n_trees / average_path_length(psi)))
 
@@ -117,12 +117,11 @@ def test_a_row_scores_the_same_bits_in_any_batch(dtype: type, size: int) -> None
     x[::13, 2] = np.nan
     trained = IsolationForest(n_estimators=100, max_samples=256, random_state=2)
     trained.fit(np.nan_to_num(x))
-    packed = pack(forest_from_sklearn(trained), identity(9) % 3, 3)
-    fill = np.zeros(9)
-    alone = [predict_sum_and_credits(packed, x[i : i + 1], identity(9), fill) for i in range(1000)]
+    packed = pack(forest_from_sklearn(trained), identity(9) % 3, 3, np.zeros(9))
+    alone = [predict_sum_and_credits(packed, x[i : i + 1], identity(9)) for i in range(1000)]
     for start in range(0, 1000, size):
-        total, credits = predict_sum_and_credits(packed, x[start : start + size], identity(9), fill)
-        plain = predict_sum(packed, x[start : start + size], identity(9), fill)
+        total, credits = predict_sum_and_credits(packed, x[start : start + size], identity(9))
+        plain = predict_sum(packed, x[start : start + size], identity(9))
         assert plain.tobytes() == total.tobytes()
         for i, row in enumerate(range(start, min(start + size, 1000))):
             assert total[i : i + 1].tobytes() == alone[row][0].tobytes()
@@ -132,15 +131,14 @@ def test_a_row_scores_the_same_bits_in_any_batch(dtype: type, size: int) -> None
 def test_columns_are_found_in_a_wider_matrix() -> None:
     x = lognormal(200, 5, 3)
     trained = IsolationForest(n_estimators=20, max_samples=64, random_state=0).fit(x)
-    packed = pack(forest_from_sklearn(trained), np.zeros(5, dtype=np.int32), 1)
+    packed = pack(forest_from_sklearn(trained), np.zeros(5, dtype=np.int32), 1, np.zeros(5))
     columns = np.array([11, 0, 7, 3, 9], dtype=np.int32)
     wide = np.full((200, 12), np.nan)
     wide[:, columns] = x
-    fill = np.zeros(5)
-    expected = predict_sum(packed, x, identity(5), fill)
-    assert predict_sum(packed, wide, columns, fill).tobytes() == expected.tobytes()
+    expected = predict_sum(packed, x, identity(5))
+    assert predict_sum(packed, wide, columns).tobytes() == expected.tobytes()
     in_columns = np.asfortranarray(wide)
-    assert predict_sum(packed, in_columns, columns, fill).tobytes() == expected.tobytes()
+    assert predict_sum(packed, in_columns, columns).tobytes() == expected.tobytes()
 
 
 def naive(forest: Forest, groups: NDArray[np.int32], g: int, row: F64) -> tuple[float, F64]:
@@ -168,8 +166,8 @@ def test_credits_are_the_changes_of_the_expected_remaining_depth() -> None:
     trained = IsolationForest(n_estimators=25, max_samples=64, random_state=4).fit(x)
     forest = forest_from_sklearn(trained)
     groups = np.array([0, 2, 1, 1, 0, 2], dtype=np.int32)
-    packed = pack(forest, groups, 3)
-    total, credits = predict_sum_and_credits(packed, x, identity(6), np.zeros(6))
+    packed = pack(forest, groups, 3, np.zeros(6))
+    total, credits = predict_sum_and_credits(packed, x, identity(6))
     for i in range(0, 300, 7):
         oracle_total, oracle_credit = naive(forest, groups, 3, x[i])
         assert total[i] == pytest.approx(oracle_total, abs=1e-9)
@@ -221,9 +219,9 @@ def forests(draw: st.DrawFn) -> Forest:
 @given(forests(), st.lists(st.tuples(*[st.floats(-4, 4)] * 3), min_size=1, max_size=9))
 def test_any_forest_is_walked_as_defined(forest: Forest, rows: list[tuple[float, ...]]) -> None:
     groups = np.array([0, 1, 1], dtype=np.int32)
-    packed = pack(forest, groups, 2)
+    packed = pack(forest, groups, 2, np.zeros(3))
     x = np.array(rows)
-    total, credits = predict_sum_and_credits(packed, x, identity(3), np.zeros(3))
+    total, credits = predict_sum_and_credits(packed, x, identity(3))
     for i, row in enumerate(x):
         oracle_total, oracle_credit = naive(forest, groups, 2, row)
         assert total[i] == pytest.approx(oracle_total, abs=1e-9)
@@ -281,14 +279,17 @@ def test_malformed_forests_are_refused(change: dict[str, NDArray[Any]], says: st
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
-    packed = pack(GOOD, i32(0, 0), 1)
-    fill = np.zeros(2)
+    packed = pack(GOOD, i32(0, 0), 1, np.zeros(2))
     with pytest.raises(ModelError, match="do not fit a matrix of 1 columns"):
-        predict_sum(packed, np.zeros((3, 1)), identity(2), fill)
+        predict_sum(packed, np.zeros((3, 1)), identity(2))
     with pytest.raises(ModelError, match="2 features"):
-        predict_sum(packed, np.zeros((3, 2)), identity(1), fill)
+        predict_sum(packed, np.zeros((3, 2)), identity(1))
     with pytest.raises(ModelError, match="float matrix"):
-        predict_sum(packed, np.zeros((3, 2), dtype=np.int64), identity(2), fill)
+        predict_sum(packed, np.zeros((3, 2), dtype=np.int64), identity(2))
     with pytest.raises(ModelError, match=r"within 0\.\.0"):
-        pack(GOOD, i32(0, 1), 1)
-    assert predict_sum(packed, np.zeros((0, 2)), identity(2), fill).shape == (0,)
+        pack(GOOD, i32(0, 1), 1, np.zeros(2))
+    with pytest.raises(ModelError, match="all must be finite"):
+        pack(GOOD, i32(0, 0), 1, np.array([0.0, np.nan]))
+    with pytest.raises(ModelError, match="neither what fills missing values nor where they go"):
+        pack(GOOD, i32(0, 0), 1)
+    assert predict_sum(packed, np.zeros((0, 2)), identity(2)).shape == (0,)

@@ -78,7 +78,7 @@ def test_group_risk_follows_from_the_credits(model: IsolationForestModel) -> Non
     probe = data(500, 4)
     scores = model.score(probe, COLUMNS)
     packed = model.packed
-    _, credits = predict_sum_and_credits(packed, probe, COLUMNS, np.array(model.fill))
+    _, credits = predict_sum_and_credits(packed, probe, COLUMNS)
     mean = credits / packed.n_trees
     alone = 2.0 ** (-(packed.expected - mean) / average_path_length(256))
     knots = model.calibration
