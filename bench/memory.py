@@ -34,8 +34,8 @@ from bench.records import Record, create_topics, publisher, reader, until_filled
 from bench.recovery import fill_changelog
 from bench.results import Cell, Section, Table, figure
 from dafu.columns import ByteColumn
-from dafu.stages.batch import InputBatch
 from dafu.partitioner import partitions_for
+from dafu.stages.batch import InputBatch
 from dafu.tables.records import MemoryRecords
 
 METHOD: Final = f"""\

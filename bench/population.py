@@ -15,11 +15,11 @@ import numpy as np
 from bench.records import Record
 from dafu.columns import ByteColumn
 from dafu.loading import load_stages
+from dafu.partitioner import partitions_for
 from dafu.settings import load_settings
 from dafu.stages.batch import InputBatch
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.users import UserStage
-from dafu.partitioner import partitions_for
 from dafu.tables.records import MemoryRecords
 
 EVENTS: Final = 4

@@ -20,8 +20,8 @@ from bench.brokers import BenchError
 from dafu.columns import ByteColumn
 from dafu.generator import generate_batches, write
 from dafu.ingest import TransactionReader, load_mapping, to_records
-from dafu.streaming.offsets import end_offsets
 from dafu.partitioner import partitions_for
+from dafu.streaming.offsets import end_offsets
 from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
 

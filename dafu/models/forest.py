@@ -220,6 +220,9 @@ def check_forest(forest: Forest) -> None:
         refuse(~(np.isfinite(cover) & (cover >= 0)), "cover", "is no weight")
         both = cover[forest.left] + cover[forest.right]
         refuse(split & ~((both > 0) & np.isfinite(both)), "cover", "has children without weight")
+        with np.errstate(all="ignore"):
+            mean = (cover[forest.left] * left + cover[forest.right] * right) / both
+        refuse(split & ~(np.abs(forest.value - mean) <= slack), "value", "is no mean by cover")
 
 
 def _floor32(threshold: F64) -> NDArray[np.float32]:

@@ -32,6 +32,7 @@ from dafu.models.forest import (
 )
 from dafu.models.model import (
     Arrays,
+    Contributions,
     Manifest,
     ModelBase,
     Scores,
@@ -39,8 +40,9 @@ from dafu.models.model import (
     check_arrays,
     group_index,
     read_parameters,
+    sum_by_group,
 )
-from dafu.models.numeric import exp2
+from dafu.models.shapley import path_credits
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -155,8 +157,15 @@ class IsolationForestModel(ModelBase):
     @cached_property
     def packed(self) -> PackedForest:
         """The forest in the kernel's layout."""
-        index = group_index(self.name, self.feature_groups, self.groups)
-        return pack(self.forest, index, len(self.groups), np.array(self.fill, dtype=np.float64))
+        return pack(self.forest, self._group_index, len(self.groups), self._fill)
+
+    @cached_property
+    def _group_index(self) -> I32:
+        return group_index(self.name, self.feature_groups, self.groups)
+
+    @cached_property
+    def _fill(self) -> F64:
+        return np.array(self.fill, dtype=np.float64)
 
     @cached_property
     def _normaliser(self) -> float:
@@ -203,11 +212,48 @@ class IsolationForestModel(ModelBase):
         )
         return scores
 
+    def explain(self, x: NDArray[Any], column_index: I32) -> Contributions:
+        """Path credits of the features, on the scale of the negative mean path length.
+
+        Arguments as for `score`. The same attribution that `Scores.group_risk` is made of.
+        """
+        credits = path_credits(self.forest, x, column_index, self._fill)
+        features = credits / -self.packed.n_trees
+        groups = sum_by_group(features, self._group_index, len(self.groups))
+        return Contributions(features, groups, -self.packed.expected)
+
+    def explained_risk(self, contributions: Contributions) -> F64:
+        """Risk had only one group shortened the path, [n, G]; 0 where it did not."""
+        xs, ys = self.calibration.knots
+        group_risk = np.empty(contributions.groups.shape)
+        _group_risks(
+            contributions.groups, 1, -contributions.expected, self._normaliser, xs, ys, group_risk
+        )
+        return group_risk
+
 
 @kernel
 def _anomaly(total: F64, n_trees: int, normaliser: float, out: F64) -> None:
     for i in range(total.shape[0]):
         out[i] = exp2(-(total[i] / n_trees) / normaliser)
+
+
+@kernel
+def _group_risks(
+    credits: F64,
+    n_trees: int,
+    expected: float,
+    normaliser: float,
+    xs: F64,
+    ys: F64,
+    group_risk: F64,
+) -> None:
+    for i in range(credits.shape[0]):
+        for g in range(credits.shape[1]):
+            credit = credits[i, g] / n_trees
+            group_risk[i, g] = 0.0
+            if credit > 0.0:
+                group_risk[i, g] = interpolate(exp2(-(expected - credit) / normaliser), xs, ys)
 
 
 @kernel
@@ -224,8 +270,4 @@ def _risks(
 ) -> None:
     for i in range(anomaly.shape[0]):
         risk[i] = interpolate(anomaly[i], xs, ys)
-        for g in range(credits.shape[1]):
-            credit = credits[i, g] / n_trees
-            group_risk[i, g] = 0.0
-            if credit > 0.0:
-                group_risk[i, g] = interpolate(exp2(-(expected - credit) / normaliser), xs, ys)
+    _group_risks(credits, n_trees, expected, normaliser, xs, ys, group_risk)

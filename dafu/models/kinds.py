@@ -6,8 +6,11 @@ from typing import Final
 
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.model import Packaged
+from dafu.models.trees import BoostedTreesModel, RandomForestModel
 
 KINDS: Final[dict[str, type[Packaged]]] = {
     IsolationForestModel.kind: IsolationForestModel,
+    BoostedTreesModel.kind: BoostedTreesModel,
+    RandomForestModel.kind: RandomForestModel,
 }
 """Class by `kind`, as manifests spell it."""

@@ -57,6 +57,27 @@ class Scores(NamedTuple):
     members: Mapping[str, F64] = _NO_MEMBERS
 
 
+class Contributions(NamedTuple):
+    """Why a model gives n rows their scores, on a scale on which contributions add up.
+
+    The scale is the kind's: log-odds for boosted trees and ensembles with a logistic link, the
+    probability for a random forest, the negative mean path length for an isolation forest.
+
+    Attributes
+    ----------
+    features : float64 [n, F]
+        By feature, in the model's order; positive raises the score.
+    groups : float64 [n, G]
+        Their sums by group.
+    expected : float
+        The average; a row's contributions and this add up to its score on the scale.
+    """
+
+    features: F64
+    groups: F64
+    expected: float
+
+
 class Provenance(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a model comes from: what it was trained on, by which code, with which seed."""
 
@@ -168,6 +189,15 @@ class Model(Packaged, Protocol):
         Each row's result is the same bits whatever the rest of its batch.
         """
 
+    def explain(self, x: NDArray[Any], column_index: I32) -> Contributions:
+        """Contributions of features and groups to the scores of rows [n, F_full].
+
+        Dearer than `score`: for the rows that people will look at.
+        """
+
+    def explained_risk(self, contributions: Contributions) -> F64:
+        """What `Scores.group_risk` would be by these contributions, float64 [n, G]."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelBase:
@@ -275,6 +305,14 @@ def group_index(name: str, feature_groups: tuple[str, ...], groups: tuple[str, .
     if unknown:
         raise ModelError(f"model '{name}': group {unknown[0]!r} is none of {', '.join(groups)}")
     return np.array([groups.index(g) for g in feature_groups], dtype=np.int32)
+
+
+def sum_by_group(features: F64, index: I32, n_groups: int) -> F64:
+    """Sums [n, G] of contributions [n, F] by the group of each feature; features in order."""
+    groups = np.zeros((len(features), n_groups))
+    for f, g in enumerate(index.tolist()):
+        groups[:, g] += features[:, f]
+    return groups
 
 
 def read_parameters(manifest: Manifest, wanted: type[_P]) -> _P:

@@ -19,6 +19,8 @@ from dafu.kernel import kernel
 
 LN2: Final = 0.6931471805599453
 LOG2_E: Final = 1.4426950408889634
+ODDS_LIMIT: Final = 1e-12
+"""Probabilities are kept this far from 0 and 1 before their log-odds are taken."""
 _SQRT_HALF: Final = 0.7071067811865476
 _TWO_PI: Final = 6.283185307179586
 
@@ -74,6 +76,13 @@ def ln(x: float) -> float:
     for n in range(21, 0, -2):
         series = 1.0 / n + square * series
     return exponent * LN2 + 2.0 * s * series
+
+
+@kernel
+def log_odds(p: float) -> float:
+    """ln(p / (1 - p)), for p kept within ODDS_LIMIT..1 - ODDS_LIMIT."""
+    bounded = min(max(p, ODDS_LIMIT), 1.0 - ODDS_LIMIT)
+    return ln(bounded) - ln(1.0 - bounded)
 
 
 @kernel

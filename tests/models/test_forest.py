@@ -22,7 +22,7 @@ from dafu.models.forest import (
     predict_sum_and_credits,
 )
 from dafu.models.isolation import average_path_length
-from dafu.models.training import forest_from_sklearn
+from dafu.models.trainers.isolation import forest_from_sklearn
 
 F64 = NDArray[np.float64]
 
