@@ -51,6 +51,8 @@ EXACT_NAMES = {
     "merchant_windows_approximate",
     "user_known_frauds",
     "merchant_known_frauds",
+    "user_high_amounts_14d",
+    "merchant_fraud_streak",
 }
 
 
@@ -186,6 +188,7 @@ class UserOracle(_Labelled):
             known = any(p.thing(name) == value for p in earlier)
             out[f"new_{name}"] = None if value is None else float(not known)
         out["seconds_since_last"] = _since(tx.time, [p.time for p in self.seen])
+        out |= _high(tx.time, earlier)
         out |= self._places(tx)
         when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=tx.time)
         out["hour"] = when.hour
@@ -238,8 +241,38 @@ class MerchantOracle(_Labelled):
         out["merchant_age_days"] = _age(tx.time, [p.time for p in self.seen])
         out["merchant_windows_approximate"] = 0.0
         out |= self.label_features("merchant", tx.time)
+        out |= self._streak(tx.time)
         self.seen.append(tx)
         return out
+
+    def _streak(self, time: int) -> dict[str, float | None]:
+        frauds = {t for t, verdict in self.verdicts.items() if verdict.fraud}
+        # A merchant's own record tells a payment by its time and amount.
+        marked = {(p.time, p.amount) for p in self.seen if p.transaction_id in frauds}
+        old = [p for p in self.seen if 7 * DAY_MS <= time - p.time < 37 * DAY_MS]
+        genuine = max((p.time for p in old if (p.time, p.amount) not in marked), default=0)
+        run = [p.time for p in old if p.transaction_id in frauds and p.time > genuine]
+        days = (time - min(run)) / DAY_MS if run else None
+        return {"merchant_fraud_streak": len(run), "merchant_fraud_streak_days": days}
+
+
+def _high(time: int, earlier: list[Payment]) -> dict[str, float | None]:
+    out: dict[str, float | None] = dict.fromkeys(
+        (
+            "user_high_amounts_14d",
+            "days_since_first_high_amount_14d",
+            "user_amount_ratio_max_7d",
+        )
+    )
+    median = statistics.median(p.amount for p in earlier) if earlier else 0.0
+    if not median:
+        return out
+    high = [time - p.time for p in earlier if time - p.time < 14 * DAY_MS and p.amount > 3 * median]
+    out["user_high_amounts_14d"] = len(high)
+    out["days_since_first_high_amount_14d"] = max(high) / DAY_MS if high else None
+    week = [p.amount / median for p in earlier if time - p.time < 7 * DAY_MS]
+    out["user_amount_ratio_max_7d"] = max(week, default=0.0)
+    return out
 
 
 def _against(amount: float, earlier: list[float]) -> dict[str, float | None]:
@@ -292,6 +325,9 @@ def user_history(
         out[name] = np.full(n, np.nan)
     for name in ("amount_to_user_median_30d", "amount_zscore_30d", "new_merchant"):
         out[name] = np.full(n, np.nan)
+    high = ("user_high_amounts_14d", "days_since_first_high_amount_14d", "user_amount_ratio_max_7d")
+    for name in high:
+        out[name] = np.full(n, np.nan)
     for w in DISTINCT:
         out[f"user_merchants_{w}"] = _distinct(times, merchants, MS[w])
     for i in range(n):
@@ -301,6 +337,13 @@ def user_history(
         out["new_merchant"][i] = merchants[i] not in merchants[:i][inside]
         for name, value in _against_array(amounts[i], earlier).items():
             out[name][i] = value
+        ages = (times[i] - times[:i])[inside]
+        if earlier.size and (median := float(np.median(earlier))) > 0:
+            marked = ages[(ages < 14 * DAY_MS) & (earlier > 3 * median)]
+            out[high[0]][i] = marked.size
+            if marked.size:
+                out[high[1]][i] = marked.max() / DAY_MS
+            out[high[2]][i] = (earlier[ages < 7 * DAY_MS] / median).max(initial=0.0)
     moments = times.astype("datetime64[ms]")
     hours = (moments - moments.astype("datetime64[D]")).astype("timedelta64[h]").astype(np.int64)
     out["hour"] = hours.astype(np.float64)
@@ -309,7 +352,7 @@ def user_history(
     out["user_total_count"] = np.arange(1.0, n + 1)
     out["amount"] = amounts
     out["seconds_since_last"], out["account_age_days"] = _since_and_age(times)
-    return out | _delayed_counts(times, "user")
+    return out | _without_labels(times, "user")
 
 
 def merchant_history(
@@ -327,7 +370,9 @@ def merchant_history(
             ratio[i] = amounts[i] / mean
     out["amount_to_merchant_mean_30d"] = ratio
     out["merchant_seconds_since_last"], out["merchant_age_days"] = _since_and_age(times)
-    return out | _delayed_counts(times, "merchant")
+    out["merchant_fraud_streak"] = np.zeros(len(times))
+    out["merchant_fraud_streak_days"] = np.full(len(times), np.nan)
+    return out | _without_labels(times, "merchant")
 
 
 def _against_array(amount: float, earlier: np.ndarray) -> dict[str, float]:
@@ -364,13 +409,18 @@ def _windowed(times: np.ndarray, amounts: np.ndarray, who: str) -> dict[str, np.
     return out
 
 
-def _delayed_counts(times: np.ndarray, who: str) -> dict[str, np.ndarray]:
+def _without_labels(times: np.ndarray, who: str) -> dict[str, np.ndarray]:
     out = {f"{who}_delayed_count_{w}": np.empty(len(times)) for w in DELAYED}
     for i in range(len(times)):
         ages = times[i] - times[:i]
         for w in DELAYED:
             inside = (ages >= 7 * DAY_MS) & (ages < 7 * DAY_MS + MS[w])
             out[f"{who}_delayed_count_{w}"][i] = inside.sum()
+    for w in DELAYED:
+        out[f"{who}_fraud_share_{w}"] = np.where(out[f"{who}_delayed_count_{w}"] > 0, 0.0, np.nan)
+    out[f"{who}_known_frauds"] = np.zeros(len(times))
+    for which in ("first", "last"):
+        out[f"{who}_days_since_{which}_fraud"] = np.full(len(times), np.nan)
     return out
 
 

@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-Group = Literal["amount", "behavior", "merchant"]
+Group = Literal["amount", "behavior", "merchant", "sequence"]
 Stage = Literal["user", "merchant"]
 
 MINUTE: Final = 60_000
@@ -141,6 +141,32 @@ def _user() -> Iterator[Feature]:
     )
     for name, unit, definition in amounts:
         yield Feature(name, "user", "amount", unit, definition, "30d")
+    yield Feature(
+        "user_high_amounts_14d",
+        "user",
+        "amount",
+        "transactions",
+        "earlier transactions in the window with an amount above three times the median of the "
+        "user's earlier amounts",
+        "14d",
+    )
+    yield Feature(
+        "days_since_first_high_amount_14d",
+        "user",
+        "amount",
+        "d",
+        "days since the oldest of those; missing without any",
+        "14d",
+    )
+    yield Feature(
+        "user_amount_ratio_max_7d",
+        "user",
+        "amount",
+        "ratio",
+        "largest amount of an earlier transaction in the window, divided by the median of the "
+        "user's earlier amounts; 0 if there is no transaction in the window",
+        "7d",
+    )
     for thing in ("merchants", "devices", "ips", "countries"):
         for w in DISTINCT_WINDOWS:
             yield Feature(
@@ -219,6 +245,14 @@ def _user() -> Iterator[Feature]:
     for name, group, unit, definition in plain:
         yield Feature(name, "user", group, unit, definition)
     yield from _labels("user", "behavior")
+    yield Feature(
+        "sequence_risk",
+        "user",
+        "sequence",
+        "0..1",
+        "what the sequence model in use makes of the transaction, after all earlier ones of the "
+        "user; missing without such a model",
+    )
 
 
 def _merchant() -> Iterator[Feature]:
@@ -273,6 +307,21 @@ def _merchant() -> Iterator[Feature]:
     for name, unit, definition in plain:
         yield Feature(name, "merchant", "merchant", unit, definition)
     yield from _labels("merchant", "merchant")
+    yield Feature(
+        "merchant_fraud_streak",
+        "merchant",
+        "merchant",
+        "transactions",
+        "known frauds at the merchant, at least 7 days old, after the latest transaction of that "
+        "age that was none",
+    )
+    yield Feature(
+        "merchant_fraud_streak_days",
+        "merchant",
+        "merchant",
+        "d",
+        "days since the first of those; missing without any",
+    )
 
 
 USER_FEATURES: Final[tuple[Feature, ...]] = tuple(_user())

@@ -23,6 +23,7 @@ from dafu.features.state import (
     APPLIED,
     FENCED,
     HORIZON,
+    LABEL_DELAY,
     LABELLED,
     MERCHANT_SLOTS,
     MERCHANTS,
@@ -69,6 +70,8 @@ _TO_MEAN: Final = MERCHANT_INDEX["amount_to_merchant_mean_30d"]
 _SINCE_LAST: Final = MERCHANT_INDEX["merchant_seconds_since_last"]
 _AGE: Final = MERCHANT_INDEX["merchant_age_days"]
 _APPROXIMATE: Final = MERCHANT_INDEX["merchant_windows_approximate"]
+_STREAK: Final = MERCHANT_INDEX["merchant_fraud_streak"]
+_STREAK_DAYS: Final = MERCHANT_INDEX["merchant_fraud_streak_days"]
 _LABELS: Final = MERCHANT_INDEX["merchant_delayed_count_1d"]  # where the label features begin
 
 
@@ -100,6 +103,40 @@ def _users_beyond(
         if events[i].time <= time:
             slot = events[i].user % np.uint64(MERCHANT_SLOTS)
             slot_age[slot] = min(slot_age[slot], time - events[i].time)
+
+
+@kernel
+def _is_fraud(own: Any, event: Any) -> bool:
+    """Whether a label says of this event, which is told by its time and amount, that it was one."""
+    for k in range(own.count):
+        if own.fraud[k] == 1 and own.time[k] == event.time and own.amount[k] == event.amount:
+            return True
+    return False
+
+
+@kernel
+def _streak(
+    labels: Any, row_of: int, events: Any, low: int, high: int, time: int, row: np.ndarray
+) -> None:
+    """Frauds that no genuine transaction has followed, as far as labels have had time to come."""
+    row[_STREAK] = 0.0
+    if row_of < 0:
+        return
+    own = labels[row_of]
+    genuine = NEVER
+    for i in range(high - 1, low - 1, -1):
+        event = events[i]
+        old = LABEL_DELAY <= time - event.time < HORIZON
+        if old and event.time > genuine and not _is_fraud(own, event):
+            genuine = event.time
+    first = NEVER
+    for k in range(own.count):
+        old = LABEL_DELAY <= time - own.time[k] < HORIZON
+        if own.fraud[k] == 1 and old and own.time[k] > genuine:
+            row[_STREAK] += 1.0
+            first = own.time[k] if first == NEVER else min(first, own.time[k])
+    if first != NEVER:
+        row[_STREAK_DAYS] = (time - first) / DAY
 
 
 @kernel
@@ -199,6 +236,7 @@ def step_merchants(
             row[at + 2] = users
         if not write_label_features(labels, labels_of[tx.merchant], delayed, tx.time, row, _LABELS):
             row[_APPROXIMATE] = 1.0
+        _streak(labels, labels_of[tx.merchant], events, low, high, tx.time, row)
         if tx.label != PAYMENT:
             own = labels[labels_of[tx.merchant]]
             enter_label(own, tx.transaction, tx.label, tx.observed, tx.time, tx.amount)

@@ -105,6 +105,10 @@ _WEEKEND: Final = USER_INDEX["is_weekend"]
 _AGE: Final = USER_INDEX["account_age_days"]
 _TOTAL: Final = USER_INDEX["user_total_count"]
 _APPROXIMATE: Final = USER_INDEX["user_windows_approximate"]
+_HIGH_AMOUNTS: Final = USER_INDEX["user_high_amounts_14d"]
+_FIRST_HIGH: Final = USER_INDEX["days_since_first_high_amount_14d"]
+_RATIO_MAX: Final = USER_INDEX["user_amount_ratio_max_7d"]
+_HIGH: Final = 3.0
 _LABELS: Final = USER_INDEX["user_delayed_count_1d"]  # where the label features begin
 
 
@@ -406,6 +410,7 @@ def step_users(
 
         if n_earlier > 0:
             _earlier_features(earlier, n_earlier, tx.amount, row)
+            _high_amounts(events, low, high, tx.time, row)
         row[_MAX] = largest
         for a in range(_THINGS):
             running = 0
@@ -464,6 +469,30 @@ def step_users(
         head.first_time = tx.time if head.first_time == NEVER else min(head.first_time, tx.time)
         head.last_time = max(head.last_time, tx.time)
         head.fence = tx.offset
+
+
+@kernel
+def _high_amounts(events: Any, low: int, high: int, time: int, row: np.ndarray) -> None:
+    """Compare earlier amounts with their median, of which there is one."""
+    middle = row[_MEDIAN]
+    if middle <= 0.0:
+        return
+    many = 0.0
+    largest = 0.0
+    oldest = -1
+    for i in range(low, high):
+        age = time - events[i].time
+        if age < 0 or age >= 14 * DAY:
+            continue
+        if age < 7 * DAY:
+            largest = max(largest, events[i].amount)
+        if events[i].amount > _HIGH * middle:
+            many += 1.0
+            oldest = max(oldest, age)
+    row[_HIGH_AMOUNTS] = many
+    row[_RATIO_MAX] = largest / middle
+    if oldest >= 0:
+        row[_FIRST_HIGH] = oldest / DAY
 
 
 @kernel

@@ -42,6 +42,7 @@ from dafu.models.model import (
     read_parameters,
     sum_by_group,
 )
+from dafu.models.numeric import exp2
 from dafu.models.shapley import path_credits
 
 F64 = NDArray[np.float64]

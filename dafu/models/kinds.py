@@ -6,11 +6,13 @@ from typing import Final
 
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.model import Packaged
+from dafu.models.recurrent import RecurrentModel
 from dafu.models.trees import BoostedTreesModel, RandomForestModel
 
 KINDS: Final[dict[str, type[Packaged]]] = {
     IsolationForestModel.kind: IsolationForestModel,
     BoostedTreesModel.kind: BoostedTreesModel,
     RandomForestModel.kind: RandomForestModel,
+    RecurrentModel.kind: RecurrentModel,
 }
 """Class by `kind`, as manifests spell it."""

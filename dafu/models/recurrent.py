@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, get_args
+from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -27,9 +27,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from dafu.kernel import kernel
-from dafu.models.calibration import Calibration, interpolate
+from dafu.models.calibration import RankCalibration, interpolate
 from dafu.models.errors import ModelError
-from dafu.models.isolation import Provenance
+from dafu.models.model import Arrays, Manifest, Provenance
 from dafu.models.numeric import exp32, ln, sigmoid, sigmoid32, sine_of_turns, tanh32
 
 F32 = NDArray[np.float32]
@@ -180,21 +180,6 @@ class RecurrentParameters(Struct, frozen=True, forbid_unknown_fields=True):
     calibration: tuple[tuple[float, float], ...] | None
 
 
-class Manifest(Protocol):
-    """What `RecurrentModel.assemble` reads of a package's manifest."""
-
-    name: str
-    version: str
-    provenance: Provenance
-    catalogue_hash: str
-    groups: list[str]
-    features: list[str]
-    requires: dict[str, str]
-    parameters: dict[str, Any]
-    thresholds: dict[str, float]
-    metrics: dict[str, float]
-
-
 @dataclass(frozen=True, kw_only=True)
 class RecurrentModel:
     """A recurrent network with everything that serving it needs.
@@ -207,7 +192,7 @@ class RecurrentModel:
     objective : "fraud" or "surprise"
     inputs : tuple of I inputs
     weights : Weights
-    calibration : Calibration or None
+    calibration : RankCalibration or None
         From surprise to risk; None for fraud, whose probability is the risk.
     groups : tuple of str
         The one group of features that the score belongs to: it is of a history, not split.
@@ -227,7 +212,7 @@ class RecurrentModel:
     objective: Objective
     inputs: tuple[SequenceInput, ...]
     weights: Weights
-    calibration: Calibration | None = None
+    calibration: RankCalibration | None = None
     groups: tuple[str, ...] = ("behavior",)
     catalogue_hash: str = ""
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -404,7 +389,7 @@ class RecurrentModel:
         return {name: getattr(self.weights, name) for name in WEIGHTS}
 
     @classmethod
-    def assemble(cls, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> RecurrentModel:
+    def assemble(cls, manifest: Manifest, arrays: Arrays) -> RecurrentModel:
         """Build the model from what a package holds.
 
         Raises
@@ -424,7 +409,7 @@ class RecurrentModel:
         calibration = None
         if parameters.calibration is not None:
             knots = parameters.calibration
-            calibration = Calibration(tuple(s for s, _ in knots), tuple(r for _, r in knots))
+            calibration = RankCalibration(tuple(s for s, _ in knots), tuple(r for _, r in knots))
         return cls(
             name=manifest.name,
             cell=parameters.cell,

@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dafu.models.calibration import Calibration, fit_calibration
+from dafu.models.calibration import RankCalibration, fit_rank
 from dafu.models.errors import TrainingError
-from dafu.models.isolation import Provenance
+from dafu.models.model import Provenance
 from dafu.models.recurrent import (
     GATES,
     LOG_VARIANCE_LIMIT,
@@ -412,7 +412,7 @@ class SequenceTrainer:
             metrics["validation_rows"] = float(validation.sum())
         if self.objective == "surprise":
             raw = best.step(x, index, entity, _states(best, entity)).raw
-            best = replace(best, calibration=fit_calibration(raw[counted]))
+            best = replace(best, calibration=fit_rank(raw[counted]))
         self._model = replace(best, metrics=metrics)
         return self
 
@@ -501,7 +501,7 @@ class SequenceTrainer:
             bias = weights.head_bias - np.float32(np.log(self.fraud_weight))
             weights = replace(weights, head_bias=bias)
         else:
-            calibration = Calibration((0.0, 1.0), (0.0, 1.0))  # until the scores are known
+            calibration = RankCalibration((0.0, 1.0), (0.0, 1.0))  # until the scores are known
         return RecurrentModel(
             name="sequence",
             cell=self.cell,

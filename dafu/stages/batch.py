@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import USER_FEATURES, USER_LAYOUT_HASH
+from dafu.hashing import hash64
 from dafu.stages.texts import PLACES, TEXTS
 from dafu.tables.changes import Changes
 from dafu.tables.working_set import PartitionRecords, Share
@@ -179,6 +180,9 @@ FORWARD_MAGIC: Final = 0x0003_4644
 LABEL_MAGIC: Final = 0x0003_4C44
 """Format 3 of a label that stands among forwarded records ("DL" and a version)."""
 
+MAX_SEQUENCE_MODELS: Final = 3
+"""Sequence models that score beside each other: the champion, which comes first, and others."""
+
 FORWARD_LAYOUT: Final = zlib.crc32(repr((USER_LAYOUT_HASH, TEXTS, PLACES)).encode())
 """Tells versions apart whose forwarded records hold other features or fields."""
 
@@ -195,6 +199,8 @@ FORWARD: Final = np.dtype(
         ("transaction", "<u8"),  # of the label, as the next two
         ("observed", "<i8"),
         ("label", "<i8"),  # 0 for none: what it says, here or of a transaction that had it already
+        ("sequence_model", "<u8", (MAX_SEQUENCE_MODELS,)),  # whose, 0 for none: `model_number`
+        ("sequence_risk", "<f8", (MAX_SEQUENCE_MODELS,)),
         ("places", "<f8", (len(PLACES),)),
         ("features", "<f8", (len(USER_FEATURES),)),
         ("text_start", "<u2", (len(TEXTS),)),  # in the JSON; see `dafu.stages.texts`
@@ -209,9 +215,15 @@ ABSENT_TEXT: Final = 0xFFFF
 """The `text_length` of a field that is absent or null."""
 
 
+def model_number(version: str) -> int:
+    """What tells sequence models apart in state and headers; 64 bits of the version's hash."""
+    return hash64(version.encode()) or 1
+
+
 def forward_header(n: int) -> np.ndarray:
     """Fresh FORWARD records with their constant fields set."""
     header = np.zeros(n, dtype=FORWARD)
     header["magic"] = FORWARD_MAGIC
     header["layout"] = FORWARD_LAYOUT
+    header["sequence_risk"] = np.nan
     return header

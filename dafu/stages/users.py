@@ -7,13 +7,14 @@ What can not be read is returned as rejected, with the reason; it never raises f
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import Struct
 
 from dafu.columns import ByteColumn, equal, prepend
-from dafu.features.catalogue import USER_FEATURES
+from dafu.features.catalogue import USER_FEATURES, USER_INDEX
 from dafu.features.labels import ENTRY
 from dafu.features.state import (
     APPLIED,
@@ -29,6 +30,7 @@ from dafu.features.state import (
 )
 from dafu.features.users import USER_INPUT, step_users
 from dafu.hashing import hash64
+from dafu.models.recurrent import RecurrentModel
 from dafu.partitioner import key_hashes
 from dafu.schema import (
     LABEL_RECORD,
@@ -42,20 +44,23 @@ from dafu.schema import (
 from dafu.stages.batch import (
     ABSENT_TEXT,
     LABEL_MAGIC,
+    MAX_SEQUENCE_MODELS,
     NO_TIMESTAMP,
     InputBatch,
     Partitions,
     Rejected,
     UserOutput,
     forward_header,
+    model_number,
     share_out,
 )
 from dafu.stages.scan import HASHED_FIELDS, Scan, scan
 from dafu.stages.texts import PLACES, Texts
 from dafu.tables.changes import NOTHING
-from dafu.tables.working_set import WorkingSet
+from dafu.tables.working_set import Memory, WorkingSet
 
 _N_FEATURES: Final = len(USER_FEATURES)
+_SEQUENCE_RISK: Final = USER_INDEX["sequence_risk"]
 _NO_TEXT: Final = ByteColumn.of([])
 
 
@@ -75,6 +80,17 @@ class _Parsed(Struct):
         self.rows = self.rows[kept]
 
 
+class _Stepped(NamedTuple):
+    """What became of the rows of a batch: merchants' key hashes, features, status, ENTRY, and the
+    risks by sequence model."""
+
+    routes: np.ndarray
+    features: np.ndarray
+    status: np.ndarray
+    entries: np.ndarray
+    risks: list[tuple[int, np.ndarray]]
+
+
 class UserStage:
     """Stage one for any partitions.
 
@@ -83,10 +99,18 @@ class UserStage:
     max_future_skew_ms : int
         How far the time of a transaction, or of the observation that a label stems from, may be
         after the time of the record that carries it.
+    sequence : sequence of RecurrentModel
+        Those that look at each user's transactions one after the other; what the first one says is
+        the feature `sequence_risk`. At most MAX_SEQUENCE_MODELS.
     """
 
-    def __init__(self, max_future_skew_ms: int) -> None:
+    def __init__(self, max_future_skew_ms: int, sequence: Sequence[RecurrentModel] = ()) -> None:
         self.max_future_skew_ms = max_future_skew_ms
+        if len(sequence) > MAX_SEQUENCE_MODELS:
+            raise ValueError(f"at most {MAX_SEQUENCE_MODELS} sequence models, not {len(sequence)}")
+        self.sequence = sequence
+        self._memories = [Memory(model_number(m.version), m.state_size) for m in sequence]
+        self._columns = [m.column_index(USER_INDEX) for m in sequence]
 
     def run(self, batch: InputBatch, records: Partitions) -> UserOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
@@ -104,7 +128,7 @@ class UserStage:
         shares, numbers, arrivals = share_out(batch, rows, records)
         inputs = _inputs(batch, parsed, numbers)
         labelled = inputs["user"][inputs["kind"] != PAYMENT]
-        state = WorkingSet(USERS, shares, arrivals, labelled)
+        state = WorkingSet(USERS, shares, arrivals, labelled, self._memories)
         features = np.empty((rows.size, _N_FEATURES))
         status = np.empty(rows.size, dtype=np.int8)
         entries = np.zeros(rows.size, dtype=ENTRY)
@@ -121,9 +145,26 @@ class UserStage:
             status,
             entries,
         )
-        _forward(batch, parsed, inputs["route"], features, status, entries, output)
+        risks = self._step_sequence(state, inputs["user"], features, status)
+        stepped = _Stepped(inputs["route"], features, status, entries, risks)
+        _forward(batch, parsed, stepped, output)
         output.changes = dict(zip(changes, state.changes(), strict=True))
         return output
+
+    def _step_sequence(
+        self, state: WorkingSet, users: np.ndarray, features: np.ndarray, status: np.ndarray
+    ) -> list[tuple[int, np.ndarray]]:
+        """Let the sequence models look at what was applied: whose risks, float64 [n]."""
+        entity = np.where(status == APPLIED, users, -1)
+        risks = [
+            (memory.model, model.step(features, columns, entity, kept).risk)
+            for model, columns, memory, kept in zip(
+                self.sequence, self._columns, self._memories, state.memories, strict=True
+            )
+        ]
+        if risks:
+            features[:, _SEQUENCE_RISK] = risks[0][1]
+        return risks
 
     def _reject_future(self, batch: InputBatch, parsed: _Parsed) -> None:
         sent = batch.timestamps[parsed.rows]
@@ -243,16 +284,9 @@ _EVENT_HASHES: Final = [
 _USER_HASH: Final = HASHED_FIELDS.index("user_id")
 
 
-def _forward(
-    batch: InputBatch,
-    parsed: _Parsed,
-    routes: np.ndarray,
-    features: np.ndarray,
-    status: np.ndarray,
-    entries: np.ndarray,
-    output: UserOutput,
-) -> None:
+def _forward(batch: InputBatch, parsed: _Parsed, stepped: _Stepped, output: UserOutput) -> None:
     rows, found = parsed.rows, parsed.scan
+    status, entries = stepped.status, stepped.entries
     labels = np.flatnonzero((status == LABELLED) & (entries["kind"] != 0))
     if not (status == APPLIED).all():
         output.duplicates = int((status == DUPLICATE).sum())
@@ -279,7 +313,10 @@ def _forward(
     header["amount"] = found.amount[rows]
     header["user"] = found.hashes[rows, _USER_HASH]
     header["places"] = found.places[rows]
-    header["features"] = features[applied]
+    header["features"] = stepped.features[applied]
+    for k, (model, risk) in enumerate(stepped.risks):
+        header["sequence_model"][:, k] = model
+        header["sequence_risk"][:, k] = risk[applied]
     header["plain"] = found.plain[rows]
     header["text_start"] = found.text_start[rows]
     lengths = found.text_length[rows]
@@ -287,7 +324,7 @@ def _forward(
     _write_entries(header, entries[applied])
     output.forward_keys = parsed.texts.utf8("merchant_id").take(rows)
     output.forward_values = prepend(header.view(np.uint8), header.itemsize, batch.values.take(rows))
-    output.forward_hashes = routes[applied]
+    output.forward_hashes = stepped.routes[applied]
     if labels.size:
         _forward_labels(batch, every[labels], entries[labels], applied, labels, output)
 

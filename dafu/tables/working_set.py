@@ -290,7 +290,7 @@ class WorkingSet:
             block["model"] = m.model
             block["size"] = m.size
             blocks.append(block)
-        self.memories = [block["numbers"] for block in blocks]
+        self._blocks = blocks
         blank = self._memory.copy()
         stored = self._stored.elsewhere(
             self._stored.starts + self._stored.lengths - self._memory_bytes, self._memory_bytes
@@ -307,9 +307,10 @@ class WorkingSet:
         for e in np.flatnonzero(other).tolist():
             self._memory[e] = blank[e]
             for model, numbers in self._stored_memories(e, stored[e] or b""):
-                for m, own in zip(memories, self.memories, strict=True):
+                for m, block in zip(memories, blocks, strict=True):
                     if m.model == model and m.size == len(numbers):
-                        own[e] = numbers
+                        block["numbers"][e] = numbers
+        self.memories = [np.ascontiguousarray(block["numbers"]) for block in blocks]
         self.heads["memory"] = sum(sizes)
         self._before.view(self.layout.head)["memory"] = sum(sizes)
 
@@ -330,6 +331,8 @@ class WorkingSet:
 
         An entity whose state did not change has none.
         """
+        for block, own in zip(self._blocks, self.memories, strict=True):
+            block["numbers"] = own
         heads = self.heads.copy()
         words = (len(heads), heads.itemsize // 8)
         differs = heads.view(np.int64).reshape(words) != self._before.view(np.int64).reshape(words)

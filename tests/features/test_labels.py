@@ -192,7 +192,7 @@ def test_a_correction_corrects_and_what_is_outdated_does_not() -> None:
 
 
 def test_a_label_waits_for_its_transaction_and_is_no_news_to_it() -> None:
-    stream = [told("a", 1), paid("a", 0), paid("b", 1)]
+    stream: list[Payment | Verdict] = [told("a", 1), paid("a", 0), paid("b", 1)]
     for who in ("user", "merchant"):
         assert column(stream, f"{who}_known_frauds") == [0.0, 1.0]
 

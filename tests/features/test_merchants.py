@@ -173,7 +173,7 @@ def test_forgotten_payments_leave_no_record_and_no_error() -> None:
     for tx, row in zip(stream, features, strict=True):
         assert_features(NAMES, row, oracle.add(tx), tx.transaction_id)
     held = [k for k in records.data if k.startswith(CHUNK)]
-    assert len(held) <= (37 + 7) * 3 // MERCHANTS.chunk + 2
+    assert len(held) <= (44 + 7) * 3 // MERCHANTS.chunk + 2
 
 
 def test_the_time_since_the_last_payment_outlives_its_event() -> None:

@@ -271,12 +271,12 @@ def test_forgotten_payments_leave_no_record_and_no_error() -> None:
             assert_features(NAMES, head["features"], oracle.add(tx), tx.transaction_id)
         chunks = [k for k, v in output.only_changes if k.startswith(CHUNK) and v is None]
         deleted += len(chunks)
-    assert deleted >= (n - 100) // USERS.chunk, "chunks older than 37 days are deleted"
-    _, packed, _ = states(USERS, records.data)[b"u"]
+    assert deleted >= (n - 120) // USERS.chunk, "chunks older than 44 days are deleted"
+    _, packed, _, _ = states(USERS, records.data)[b"u"]
     oldest = np.frombuffer(packed, USERS.event, USERS.chunk)
-    assert oldest["time"].max() > times[:-1].max() - 37 * DAY_MS
+    assert oldest["time"].max() > times[:-1].max() - 44 * DAY_MS
     held = [k for k in records.data if k.startswith(CHUNK)]
-    assert len(held) <= (37 + 7) * 2 // USERS.chunk + 2
+    assert len(held) <= (44 + 7) * 2 // USERS.chunk + 2
 
 
 def test_a_payment_later_than_the_promise_is_flagged() -> None:

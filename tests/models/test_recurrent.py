@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dafu.models.calibration import Calibration
+from dafu.models.calibration import RankCalibration
 from dafu.models.errors import ModelError
-from dafu.models.isolation import Provenance
+from dafu.models.model import Manifest, Provenance
 from dafu.models.recurrent import (
     GATES,
     LOG_VARIANCE_LIMIT,
@@ -46,7 +46,7 @@ INPUTS = (
     SequenceInput("zscore", "log1p"),
 )
 COLUMNS = {"gap": 4, "hour": 0, "zscore": 2, "amount": 1}
-KNOTS = Calibration((0.0, 1.0, 2.0, 9.0), (0.0, 0.1, 0.6, 0.99))
+KNOTS = RankCalibration((0.0, 1.0, 2.0, 9.0), (0.0, 0.1, 0.6, 0.99))
 
 
 def make_model(
@@ -342,25 +342,24 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], message: str)
         replace(make_model(), **change)
 
 
-@dataclass
-class Manifest:
-    """What a package's manifest says of a model."""
-
-    features: list[str]
-    parameters: dict[str, Any]
-    name: str = "sequence"
-    version: str = "abc"
-    provenance: Provenance = field(default_factory=Provenance)
-    catalogue_hash: str = "0123"
-    groups: list[str] = field(default_factory=lambda: ["behavior"])
-    requires: dict[str, str] = field(default_factory=dict)
-    thresholds: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=lambda: {"epochs": 3.0})
-
-
 def manifest(model: RecurrentModel) -> Manifest:
+    """What a package's manifest says of a model."""
     as_json = msgspec.json.encode(model.parameters())
-    return Manifest(list(model.feature_names), msgspec.json.decode(as_json))
+    return Manifest(
+        format_version=2,
+        kind=model.kind,
+        name="sequence",
+        version="abc",
+        provenance=Provenance(),
+        catalogue_hash="0123",
+        groups=["behavior"],
+        features=list(model.feature_names),
+        requires={},
+        parameters=msgspec.json.decode(as_json),
+        thresholds={},
+        metrics={"epochs": 3.0},
+        files={},
+    )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -397,15 +396,15 @@ def test_a_missing_array_is_named(name: str) -> None:
 )
 def test_wrong_parameters_are_refused(change: dict[str, Any], message: str) -> None:
     model = make_model()
-    wrong = manifest(model)
-    wrong.parameters |= change
+    right = manifest(model)
+    wrong = msgspec.structs.replace(right, parameters=right.parameters | change)
     with pytest.raises(ModelError, match=message):
         RecurrentModel.assemble(wrong, model.arrays())
 
 
 def test_features_must_be_those_of_the_inputs() -> None:
     model = make_model()
-    wrong = manifest(model)
-    wrong.features = wrong.features[::-1]
+    right = manifest(model)
+    wrong = msgspec.structs.replace(right, features=right.features[::-1])
     with pytest.raises(ModelError, match="features"):
         RecurrentModel.assemble(wrong, model.arrays())

@@ -238,8 +238,8 @@ async def test_state_on_disk(worker: Worker, monkeypatch: pytest.MonkeyPatch) ->
     assert sum(p["entities"] for p in tables["users"]["partitions"]) == 7
     merchants = tables["merchants"]["partitions"]
     assert sum(p["entities"] for p in merchants) == 5
-    # One record of source marks a partition, and each of the five has one.
-    assert sum(p["records"] for p in merchants) == 5 + len(merchants)
+    # Each of the five has its state and its id; a partition has its source marks.
+    assert sum(p["records"] for p in merchants) == 2 * 5 + len(merchants)
 
 
 async def test_table_sizes_are_counted_once_a_minute_and_when_partitions_change(
