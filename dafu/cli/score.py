@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dafu.cli.options import parse_moment
+from dafu.cli.progress import show_left_out
 from dafu.decision_files import SUFFIXES
 
 if TYPE_CHECKING:
@@ -93,9 +93,4 @@ def score(
     if scored.duplicates:
         typer.echo(f"{scored.duplicates:,} rows repeat a transaction_id and got no second decision")
     typer.echo(f"wrote {out}" + (f" and {features}" if features is not None else ""))
-    if reader.skipped:
-        sys.stderr.write(f"left out {reader.skipped:,} bad rows, such as:\n")
-        sys.stderr.writelines(f"  {example}\n" for example in reader.examples)
-    if scored.rejected:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in scored.rejected.items())
-        sys.stderr.write(f"left out rows that are no valid transactions: {reasons}\n")
+    show_left_out(reader, scored.rejected)
