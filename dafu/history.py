@@ -188,7 +188,7 @@ def read_history(
     *,
     skip_bad: bool = False,
     batch_rows: int = BATCH_ROWS,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> History:
     """Read a file of transactions and compute their features.
 
@@ -201,7 +201,7 @@ def read_history(
     batch_rows
         Rows stepped together; the result does not depend on it.
     on_batch
-        Called with the number of rows done so far.
+        Called with the number of rows done so far and of all.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def read_history(
         duplicates += step.duplicates
         done += len(step.rows) + step.duplicates + len(step.conflicts)
         if on_batch is not None:
-            on_batch(done)
+            on_batch(done, len(inputs))
     rows = kept[:n]
     return History(
         transaction_ids=inputs.transaction_ids.take(pa.array(rows)),

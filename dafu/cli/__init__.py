@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from dafu.cli import (
+    backtest,
     broker,
     catalogue,
     config,
@@ -46,6 +47,7 @@ def _register() -> None:
     app.add_typer(rules.app, name="rules")
     app.command("score")(score.score)
     app.command("train")(train.train)
+    app.command("backtest")(backtest.backtest)
     app.command("generate")(generate.generate)
     app.command("features")(catalogue.features)
     app.command("schema")(catalogue.schema)
