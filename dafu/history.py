@@ -6,7 +6,7 @@ partition would, and get the same values, bit for bit, as in the stream or from 
 rows that the columns alone can not settle are written as the records that a producer would send
 and read by the stream's own parser.
 
-The whole history is in memory: about 250 bytes a transaction besides its features, and one
+The whole history is in memory: about 350 bytes a transaction besides its features, and one
 `WorkingSet` with room for all of it, so that nothing is packed between batches.
 """
 

@@ -19,6 +19,7 @@ from dafu.cli import (
     dead_letters,
     decisions,
     demo,
+    evaluate,
     generate,
     publish,
     rules,
@@ -48,6 +49,7 @@ def _register() -> None:
     app.command("score")(score.score)
     app.command("train")(train.train)
     app.command("backtest")(backtest.backtest)
+    app.command("evaluate")(evaluate.evaluate)
     app.command("generate")(generate.generate)
     app.command("features")(catalogue.features)
     app.command("schema")(catalogue.schema)
