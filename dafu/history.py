@@ -25,13 +25,25 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from dafu.columns import I64, NULL, U8, ByteColumn
-from dafu.features.catalogue import FEATURES, MERCHANT_FEATURES, USER_FEATURES
+from dafu.features.catalogue import FEATURES, MERCHANT_FEATURES, USER_FEATURES, USER_INDEX
+from dafu.features.labels import ENTRY
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
-from dafu.features.state import APPLIED, CONFLICT, DUPLICATE, MERCHANTS, USERS, EntityLayout
+from dafu.features.state import (
+    APPLIED,
+    CONFLICT,
+    DUPLICATE,
+    FRAUD_LABEL,
+    LABELLED,
+    MERCHANTS,
+    PAYMENT,
+    USERS,
+    EntityLayout,
+)
 from dafu.features.users import USER_INPUT, step_users
 from dafu.hashing import hash64, xxh64
 from dafu.ingest import to_records
 from dafu.kernel import kernel
+from dafu.models.recurrent import RecurrentModel
 from dafu.offline import OutputFileError, RejectedRowError
 from dafu.schema import (
     MAX_AMOUNT,
@@ -39,7 +51,7 @@ from dafu.schema import (
     MAX_TIMESTAMP_MS,
     MIN_TIMESTAMP_MS,
     TRANSACTION_FIELDS,
-    InvalidTransactionError,
+    InvalidRecordError,
     Transaction,
     parse_transaction,
 )
@@ -186,6 +198,8 @@ class History(Struct):
 def read_history(
     batches: Iterable[Any],
     *,
+    label_delay: int | None = None,
+    sequence: RecurrentModel | None = None,
     skip_bad: bool = False,
     batch_rows: int = BATCH_ROWS,
     on_batch: Callable[[int, int], None] | None = None,
@@ -196,6 +210,8 @@ def read_history(
     ----------
     batches
         Arrow batches of a `TransactionReader`.
+    label_delay, sequence
+        See `replay`.
     skip_bad
         Count rows that the stream would refuse instead of stopping at the first.
     batch_rows
@@ -212,7 +228,13 @@ def read_history(
     features = np.empty((len(inputs), len(FEATURES)))
     kept = np.empty(len(inputs), dtype=np.int64)
     n = done = duplicates = 0
-    for step in replay(inputs, skip_bad=skip_bad, batch_rows=batch_rows):
+    for step in replay(
+        inputs,
+        label_delay=label_delay,
+        sequence=sequence,
+        skip_bad=skip_bad,
+        batch_rows=batch_rows,
+    ):
         end = n + len(step.rows)
         features[n:end] = step.features
         kept[n:end] = step.rows
@@ -262,6 +284,7 @@ def write_history(
     batches: Iterable[Any],
     out: Path,
     *,
+    label_delay: int | None = None,
     skip_bad: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Written:
@@ -275,6 +298,8 @@ def write_history(
         Arrow batches of a `TransactionReader`.
     out
         A Parquet file with the columns of `TABLE_SCHEMA`, a row for every transaction that counts.
+    label_delay
+        See `replay`.
     skip_bad
         Count rows that the stream would refuse instead of stopping at the first.
     on_batch
@@ -295,7 +320,9 @@ def write_history(
         # Almost no two figures of a column are equal: a dictionary would only cost time.
         ids = ["user_id", "merchant_id"]
         with pq.ParquetWriter(unfinished, TABLE_SCHEMA, use_dictionary=ids) as writer:
-            for step in replay(inputs, skip_bad=skip_bad, batch_rows=_GROUP_ROWS):
+            for step in replay(
+                inputs, label_delay=label_delay, skip_bad=skip_bad, batch_rows=_GROUP_ROWS
+            ):
                 writer.write_table(_table(inputs, step))
                 written += len(step.rows)
                 duplicates += step.duplicates
@@ -327,34 +354,78 @@ def _table(inputs: Inputs, step: Step) -> Any:
 
 
 def replay(
-    inputs: Inputs, *, skip_bad: bool = False, batch_rows: int = BATCH_ROWS
+    inputs: Inputs,
+    *,
+    label_delay: int | None = None,
+    sequence: RecurrentModel | None = None,
+    skip_bad: bool = False,
+    batch_rows: int = BATCH_ROWS,
 ) -> Iterator[Step]:
     """Step users and merchants through a history, from empty state.
 
     Conflicting rows are counted in `inputs.rejected`.
+
+    Parameters
+    ----------
+    label_delay
+        How long after a fraud it becomes known, in milliseconds; None: never. What is genuine need
+        not become known: a transaction counts as genuine until a label says otherwise.
+    sequence
+        The model whose view is the feature `sequence_risk`.
 
     Raises
     ------
     RejectedRowError
         On a row that conflicts with an earlier one, unless `skip_bad`.
     """
-    users = _empty_state(USERS, inputs.users["user"], inputs.user_ids)
-    merchants = _empty_state(MERCHANTS, inputs.merchants["merchant"], inputs.merchant_ids)
-    for start in range(0, len(inputs), batch_rows):
-        part = slice(start, start + batch_rows)
-        transactions = inputs.users[part]
-        first = np.empty((len(transactions), len(USER_FEATURES)))
-        status = np.empty(len(transactions), dtype=np.int8)
-        step_users(*_arrays(users), transactions, first, status)
-        applied = np.flatnonzero(status == APPLIED)
-        conflicts = start + np.flatnonzero(status == CONFLICT)
+    order, is_label = _with_labels(inputs, label_delay)
+    labelled = order[is_label]
+    users = _empty_state(USERS, inputs.users["user"], inputs.user_ids, labelled)
+    merchants = _empty_state(MERCHANTS, inputs.merchants["merchant"], inputs.merchant_ids, labelled)
+    kept = np.zeros((len(users.heads), 0 if sequence is None else sequence.state_size), np.float32)
+    for start in range(0, len(order), batch_rows):
+        rows, labels = order[start : start + batch_rows], is_label[start : start + batch_rows]
+        transactions = inputs.users[rows]
+        transactions["offset"] = np.arange(start, start + len(rows))
+        transactions["kind"][labels] = FRAUD_LABEL
+        transactions["observed"][labels] = transactions["time"][labels] + (label_delay or 0)
+        first = np.empty((len(rows), len(USER_FEATURES)))
+        status = np.empty(len(rows), dtype=np.int8)
+        entries = np.zeros(len(rows), dtype=ENTRY)
+        step_users(*_arrays(users), transactions, first, status, entries)
+        conflicts = rows[status == CONFLICT]
         if conflicts.size:
             _refuse_conflicts(inputs, conflicts, skip_bad)
-        forwarded = inputs.merchants[part][applied]
-        second = np.empty((len(applied), len(MERCHANT_FEATURES)))
-        step_merchants(*_arrays(merchants), forwarded, second, np.empty(len(applied), np.int8))
-        features = np.hstack((first[applied], second))
-        yield Step(start + applied, features, int((status == DUPLICATE).sum()), conflicts)
+        if sequence is not None:
+            entity = np.where(status == APPLIED, transactions["user"], -1)
+            columns = sequence.column_index(USER_INDEX)
+            first[:, USER_INDEX["sequence_risk"]] = sequence.step(first, columns, entity, kept).risk
+        known = (status == LABELLED) & (entries["kind"] != PAYMENT)
+        onward = np.flatnonzero((status == APPLIED) | known)
+        forwarded = inputs.merchants[rows[onward]]
+        forwarded["offset"] = start + onward
+        forwarded["kind"] = forwarded["label"] = entries["kind"][onward]
+        for field in ("transaction", "observed"):
+            forwarded[field] = entries[field][onward]
+        second = np.empty((len(onward), len(MERCHANT_FEATURES)))
+        step_merchants(*_arrays(merchants), forwarded, second, np.empty(len(onward), np.int8))
+        applied = np.flatnonzero(status == APPLIED)
+        features = np.hstack((first[applied], second[forwarded["kind"] == PAYMENT]))
+        yield Step(rows[applied], features, int((status == DUPLICATE).sum()), conflicts)
+
+
+def _with_labels(inputs: Inputs, label_delay: int | None) -> tuple[I64, NDArray[np.bool_]]:
+    """Transactions and labels in the order of arrival: of which row, and whether it is a label."""
+    rows = np.arange(len(inputs))
+    if label_delay is None:
+        return rows, np.zeros(len(inputs), np.bool_)
+    frauds = np.flatnonzero(inputs.labels == FRAUD)
+    before = label_arrivals(inputs.users["time"], label_delay)[frauds]
+    known = before < len(inputs)
+    frauds, before = frauds[known], before[known]
+    # A label comes ahead of the transaction that it arrives before.
+    order = np.argsort(np.concatenate((2 * before, 2 * rows + 1)), kind="stable")
+    return np.concatenate((frauds, rows))[order], order < len(frauds)
 
 
 def label_arrivals(times: I64, label_delay: int) -> I64:
@@ -447,15 +518,24 @@ def _numbered(ids: Any) -> tuple[I64, Any]:
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
 
 
-def _empty_state(layout: EntityLayout, numbers: I64, ids: Any) -> WorkingSet:
-    """Fresh states with room for everything that comes."""
+def _empty_state(layout: EntityLayout, numbers: I64, ids: Any, labelled: I64) -> WorkingSet:
+    """Fresh states with room for everything that comes, labels of these rows included."""
     entities = [name.encode() for name in ids.to_pylist()]
     arrivals = np.bincount(numbers, minlength=len(entities))
-    return WorkingSet(layout, [Share(MemoryRecords(), entities)], arrivals)
+    shares = [Share(MemoryRecords(), entities)]
+    return WorkingSet(layout, shares, arrivals, np.unique(numbers[labelled]))
 
 
-def _arrays(state: WorkingSet) -> tuple[Any, Any, I64, Any, I64]:
-    return state.heads, state.events, state.origins, state.archives, state.archive_of
+def _arrays(state: WorkingSet) -> tuple[Any, Any, I64, Any, I64, Any, I64]:
+    return (
+        state.heads,
+        state.events,
+        state.origins,
+        state.archives,
+        state.archive_of,
+        state.labels,
+        state.labels_of,
+    )
 
 
 def _refuse_conflicts(inputs: Inputs, conflicts: I64, skip_bad: bool) -> None:
@@ -482,7 +562,7 @@ def _complaint(row: int, reason: str, detail: str) -> str:
 # ---------------------------------------------------------------------------------------------
 
 
-def _read(batch: Any, first_row: int) -> tuple[_Part, list[tuple[int, InvalidTransactionError]]]:
+def _read(batch: Any, first_row: int) -> tuple[_Part, list[tuple[int, InvalidRecordError]]]:
     """One mapped batch; with it what is wrong with rows of it, by position."""
     n = batch.num_rows
     present = set(batch.schema.names)
@@ -521,7 +601,7 @@ def _read(batch: Any, first_row: int) -> tuple[_Part, list[tuple[int, InvalidTra
 
     ids = [batch.column(name) for name in _IDS]
     good = np.ones(n, dtype=np.bool_)
-    refused: list[tuple[int, InvalidTransactionError]] = []
+    refused: list[tuple[int, InvalidRecordError]] = []
     if not plain.all():
         documents, refused = _parsed(batch, np.flatnonzero(~plain))
         for at, (transaction, time) in documents.items():
@@ -546,7 +626,7 @@ def _read(batch: Any, first_row: int) -> tuple[_Part, list[tuple[int, InvalidTra
 
 def _parsed(
     batch: Any, rows: I64
-) -> tuple[dict[int, tuple[Transaction, int]], list[tuple[int, InvalidTransactionError]]]:
+) -> tuple[dict[int, tuple[Transaction, int]], list[tuple[int, InvalidRecordError]]]:
     """Rows as the stream reads their records."""
     documents: dict[int, tuple[Transaction, int]] = {}
     refused = []
@@ -556,8 +636,8 @@ def _parsed(
             transaction, time = parse_transaction(value)
             if key != transaction.user_id.encode():
                 why = "the record's key is not its user_id"
-                raise InvalidTransactionError("wrong_key", why)  # noqa: TRY301
-        except InvalidTransactionError as exc:
+                raise InvalidRecordError("wrong_key", why)  # noqa: TRY301
+        except InvalidRecordError as exc:
             refused.append((at, exc))
         else:
             documents[at] = transaction, time

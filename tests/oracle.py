@@ -199,6 +199,7 @@ class UserOracle(_Labelled):
         self.seen.append(tx)
         out["user_total_count"] = len(self.seen)
         out["user_windows_approximate"] = 0.0
+        out["sequence_risk"] = None
         return out
 
     def _places(self, tx: Payment) -> dict[str, float | None]:

@@ -92,7 +92,7 @@ def backtest(
     if json_out is not None:
         check_writable(json_out)
     reader = TransactionReader(file, load_mapping(mapping), skip_bad=skip_bad)
-    history = replayed(reader, skip_bad)
+    history = replayed(reader, skip_bad, delay_days)
     data = Data(history, delay_days)
     latest = Fold(start, train_days, delay_days, test_days)
     budget = Budget(cards, alerts, review_cost, loss_share)
@@ -130,13 +130,19 @@ def backtest(
         typer.echo(f"wrote {json_out}")
 
 
-def replayed(reader: TransactionReader, skip_bad: bool) -> History:
-    """The history of a file, with a progress bar and what there is to say about it."""
+def replayed(reader: TransactionReader, skip_bad: bool, delay_days: int) -> History:
+    """The history of a file, with a progress bar and what there is to say about it.
+
+    Features know of a fraud so many days after it.
+    """
+    from dafu.features.catalogue import DAY
     from dafu.history import FRAUD, UNKNOWN, read_history
 
     begin = time.perf_counter()
     with progress_bar("features") as update:
-        history = read_history(reader, skip_bad=skip_bad, on_batch=update)
+        history = read_history(
+            reader, label_delay=delay_days * DAY, skip_bad=skip_bad, on_batch=update
+        )
     seconds = time.perf_counter() - begin
     n = len(history)
     frauds = int((history.labels == FRAUD).sum())

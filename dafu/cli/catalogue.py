@@ -39,6 +39,9 @@ def features(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad rows out instead of stopping.")
     ] = False,
+    label_delay_days: Annotated[
+        int, typer.Option(min=0, help="Days until the FILE's labels are known to features.")
+    ] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, as /v1/features.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As docs/features.md.")] = False,
 ) -> None:
@@ -46,8 +49,9 @@ def features(
 
     Without a file: names for rules and models, units, windows and definitions. With one: a table
     with a row for every transaction, who, where and when, its label if the file has one, and the
-    features as the stream computes them, with no history before the first row: the values of
-    `dafu score --features`, and faster, as nothing is decided.
+    features as the stream computes them, with no history before the first row. Labels become known
+    with a delay, as they do in life; where the file has none, the values are those of `dafu score
+    --features`.
     """
     if as_json and markdown:
         raise typer.BadParameter("give either --json or --markdown")
@@ -67,7 +71,7 @@ def features(
             limit=limit,
             skip_bad=skip_bad,
         )
-        _compute(reader, out, skip_bad)
+        _compute(reader, out, skip_bad, label_delay_days)
         return
     if out is not None:
         raise typer.BadParameter("--out is for the table of a FILE; give one")
@@ -84,13 +88,16 @@ def features(
         _show()
 
 
-def _compute(reader: TransactionReader, out: Path, skip_bad: bool) -> None:
+def _compute(reader: TransactionReader, out: Path, skip_bad: bool, delay_days: int) -> None:
     from dafu.cli.progress import progress_bar
+    from dafu.features.catalogue import DAY
     from dafu.history import write_history
 
     begin = time.perf_counter()
     with progress_bar("features") as update:
-        done = write_history(reader, out, skip_bad=skip_bad, on_batch=update)
+        done = write_history(
+            reader, out, label_delay=delay_days * DAY, skip_bad=skip_bad, on_batch=update
+        )
     seconds = time.perf_counter() - begin
     typer.echo(
         f"{done.transactions:,} transactions in {seconds:.1f} s "

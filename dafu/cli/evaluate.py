@@ -116,7 +116,7 @@ def evaluate(
     settings = load_settings()
     reader = TransactionReader(file, load_mapping(mapping), until=end, skip_bad=skip_bad)
     if scores is not None:
-        found = _from_file(scores, score_column, replayed(reader, skip_bad), start)
+        found = _from_file(scores, score_column, replayed(reader, skip_bad, delay_days), start)
     else:
         found = _from_model(model or settings.model_path, reader, skip_bad, start)
     history, scored = found
@@ -191,12 +191,12 @@ def _from_model(
     from dafu.features.catalogue import CATALOGUE_HASH, INDEX
     from dafu.models.errors import ModelPackageError
     from dafu.models.isolation import IsolationForestModel
-    from dafu.models.package import load_package
+    from dafu.models.package import load_model
 
     if path is None:
         raise ModelPackageError("workers serve no model package; name one with --model")
-    package = load_package(path, CATALOGUE_HASH)
-    history = replayed(reader, skip_bad)
+    package = load_model(path, CATALOGUE_HASH)
+    history = replayed(reader, skip_bad, delay_days)
     rows = _evaluated(history, since)
     found = package.score(history.features[rows], package.column_index(INDEX))
     learning: Learning = (

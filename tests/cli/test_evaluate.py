@@ -14,7 +14,7 @@ from dafu.features.catalogue import CATALOGUE_HASH, INDEX
 from dafu.generator import generate, write
 from dafu.history import read_history
 from dafu.ingest import TransactionReader, load_mapping
-from dafu.models.package import load_package
+from dafu.models.package import load_model
 from dafu.settings import load_settings
 from tests.cli.conftest import Run
 
@@ -42,7 +42,7 @@ def test_the_model_that_workers_serve(run: Run, file: Path) -> None:
     assert document["rules"]["learning"] == "unsupervised"  # type: ignore[index]
     path = load_settings().model_path
     assert path is not None
-    model = load_package(path, CATALOGUE_HASH)
+    model = load_model(path, CATALOGUE_HASH)
     history = read_history(TransactionReader(file, load_mapping("dafu")))
     rows = np.flatnonzero(history.times >= 1_736_467_200_000)
     raw = model.score(history.features[rows], model.column_index(INDEX))[0]
