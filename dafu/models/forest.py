@@ -451,7 +451,7 @@ def predict_sum(forest: PackedForest, x: NDArray[Any], columns: I32) -> F64:
     float64 [n]
         The same bits for a row whatever the rest of its batch.
     """
-    return _totals(forest, x, columns, 1)[:, 0]
+    return _totals(forest, x, columns, 1).reshape(-1)
 
 
 def predict_sum_and_credits(forest: PackedForest, x: NDArray[Any], columns: I32) -> tuple[F64, F64]:
@@ -460,4 +460,5 @@ def predict_sum_and_credits(forest: PackedForest, x: NDArray[Any], columns: I32)
     Per row the credits add up to `n_trees * expected - sum`, up to rounding.
     """
     totals = _totals(forest, x, columns, 1 + forest.n_groups)
-    return totals[:, 0], totals[:, 1:]
+    # Copies, because a view of one row would be another type of array, and be compiled for anew.
+    return np.ascontiguousarray(totals[:, 0]), np.ascontiguousarray(totals[:, 1:])

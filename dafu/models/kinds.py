@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dafu.models.ensemble import EnsembleModel
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.model import Packaged
 from dafu.models.recurrent import RecurrentModel
@@ -13,6 +14,7 @@ KINDS: Final[dict[str, type[Packaged]]] = {
     IsolationForestModel.kind: IsolationForestModel,
     BoostedTreesModel.kind: BoostedTreesModel,
     RandomForestModel.kind: RandomForestModel,
+    EnsembleModel.kind: EnsembleModel,
     RecurrentModel.kind: RecurrentModel,
 }
 """Class by `kind`, as manifests spell it."""

@@ -100,8 +100,8 @@ def _labels(scores: F64, y: NDArray[Any]) -> NDArray[np.bool_]:
     y = np.asarray(y)
     if y.shape != scores.shape or not np.isin(y, (0, 1)).all():
         raise ModelError(f"labels of shape {y.shape} for scores {scores.shape}; each is 0 or 1")
-    positive: NDArray[np.bool_] = y == 1
-    return positive
+    fraud: NDArray[np.bool_] = y == 1
+    return fraud
 
 
 def _cumulative(scores: F64, fraud: NDArray[np.bool_], costs: F64) -> tuple[F64, F64, F64]:

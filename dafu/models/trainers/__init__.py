@@ -1,9 +1,8 @@
 """Trainers: from a feature matrix, through the library that learns, to a model that dafu serves.
 
-Every trainer has `fit(x, y)`, `score(x)` (the library's own answer) and `export(description)`,
-which gives a serving model whose raw score is that answer. Libraries are imported when a training
-starts, and come with the `train` extra. Nothing here knows feature code: a matrix and names come
-in.
+Every trainer has `fit(x, y)`, `score(x)` (the library's own answer) and `export(description)`: a
+serving model whose raw score is that answer. Libraries are imported when a training starts, and
+come with the `train` extra. Nothing here knows feature code: a matrix and names come in.
 """
 
 from dafu.models.trainers.base import Description, Trainer

@@ -53,7 +53,6 @@ class Description:
         return {
             "name": self.name or kind,
             "feature_names": self.feature_names,
-            "feature_groups": self.feature_groups,
             "groups": self.groups,
             "catalogue_hash": self.catalogue_hash,
             "provenance": Provenance(data=self.data, code=self.code, seed=seed),

@@ -105,6 +105,7 @@ class IsolationForestTrainer:
         threshold = float(np.quantile(self.scores, 1.0 - self.contamination))
         return IsolationForestModel(
             **description.arguments(IsolationForestModel.kind, self.seed),
+            feature_groups=description.feature_groups,
             fill=tuple(float(v) for v in self.fill),
             forest=forest,
             max_samples=int(self.forest.max_samples_),

@@ -106,6 +106,7 @@ class LightGBMTrainer:
         """Make the serving model; without a calibration, risk is the probability."""
         return BoostedTreesModel(
             **description.arguments(BoostedTreesModel.kind, self.seed),
+            feature_groups=description.feature_groups,
             forest=forest_from_lightgbm(fitted(self.booster)),
             base=0.0,  # LightGBM keeps it in the leaves of the first tree
             calibration=calibration or IDENTITY,

@@ -82,6 +82,7 @@ class RandomForestTrainer:
         """Make the serving model; without a calibration, risk is the probability."""
         return RandomForestModel(
             **description.arguments(RandomForestModel.kind, self.seed),
+            feature_groups=description.feature_groups,
             forest=forest_from_classifier(fitted(self.forest)),
             calibration=calibration or IDENTITY,
             thresholds=dict(thresholds or {}),

@@ -127,6 +127,7 @@ class XGBoostTrainer:
         forest, base = forest_from_xgboost(fitted(self.booster))
         return BoostedTreesModel(
             **description.arguments(BoostedTreesModel.kind, self.seed),
+            feature_groups=description.feature_groups,
             forest=forest,
             base=base,
             calibration=calibration or IDENTITY,
