@@ -102,7 +102,7 @@ class EnsembleModel(ModelBase):
     feature_groups : tuple of F names
         The group of each feature. The features are those of all members.
     members : tuple of K models
-        No two of one name.
+        No two of one name, and none of the ensemble's.
     parts : tuple of K Part
     link : "identity" or "logistic"
         With an identity link the intercept is 0, the weights add up to 1, and the inputs are risks.
@@ -137,10 +137,12 @@ class EnsembleModel(ModelBase):
                 f"{me}: {len(self.feature_groups)} feature groups for "
                 f"{len(self.feature_names)} feature names"
             )
-        names = [member.name for member in self.members]
+        names = [self.name, *self.member_names]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ModelError(f"{me}: two members are called {twice[0]!r}")
+            raise ModelError(
+                f"{me}: it and its members need names of their own, {twice[0]!r} is none"
+            )
         for member in self.members:
             strangers = sorted(set(member.feature_names) - set(self.feature_names))
             if strangers or not set(member.groups) <= set(self.groups):
@@ -234,6 +236,11 @@ class EnsembleModel(ModelBase):
             intercept=p.intercept,
             calibration=p.calibration,
         )
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """The keys of `Scores.members`, in order."""
+        return tuple(member.name for member in self.members)
 
     @cached_property
     def _feature_group_index(self) -> I32:

@@ -18,6 +18,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from dafu.kernel import kernel
 from dafu.models.errors import ModelError
 
 F64 = NDArray[np.float64]
@@ -180,6 +181,10 @@ class Packaged(Protocol):
 class Model(Packaged, Protocol):
     """A model that scores rows of the full feature matrix, as stage two serves it."""
 
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """The keys of `Scores.members`, in order; for an ensemble only."""
+
     def column_index(self, columns: Mapping[str, int]) -> I32:
         """Where its features are in a matrix with these columns; see `ModelBase`."""
 
@@ -256,6 +261,11 @@ class ModelBase:
                 if not math.isfinite(value):
                     raise ModelError(f"model '{self.name}': {what} {key!r} is {value}, not finite")
 
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """The keys of `Scores.members`, in order."""
+        return ()
+
     def column_index(self, columns: Mapping[str, int]) -> I32:
         """Where this model's features are in a matrix with these columns.
 
@@ -310,9 +320,15 @@ def group_index(name: str, feature_groups: tuple[str, ...], groups: tuple[str, .
 def sum_by_group(features: F64, index: I32, n_groups: int) -> F64:
     """Sums [n, G] of contributions [n, F] by the group of each feature; features in order."""
     groups = np.zeros((len(features), n_groups))
-    for f, g in enumerate(index.tolist()):
-        groups[:, g] += features[:, f]
+    _sum_by_group(features, index, groups)
     return groups
+
+
+@kernel
+def _sum_by_group(features: F64, index: I32, groups: F64) -> None:
+    for i in range(features.shape[0]):
+        for f in range(features.shape[1]):
+            groups[i, index[f]] += features[i, f]
 
 
 def read_parameters(manifest: Manifest, wanted: type[_P]) -> _P:

@@ -285,73 +285,79 @@ def _shapley(
     row = np.empty(width, dtype=np.float32)
     # By depth on the present path. Edge d: whether the row takes it and all earlier ones of its
     # feature, the share of training rows that do, the inverse of the feature's factor in the
-    # product (where the row takes it), and (o - z) / factor.
+    # product (where the row takes it), and (o - z) / factor. Depth 0 stands for no edge: taken, of
+    # share 1 and factor 1. Unsigned indices spare numba's test for negative ones.
     taken = np.empty(max_depth + 1, dtype=np.bool_)
     shares = np.empty(max_depth + 1)
-    inverse = np.ones((max_depth + 1, n_points))
-    unknown = -1.0 / (1.0 - points)  # (o - z) / factor where o is 0
-    ratio = np.zeros((max_depth + 1, n_points))
-    product = np.ones((max_depth + 1, n_points))
-    below = np.zeros((max_depth + 1, n_points))  # sum over leaves seen below: value * product
+    inverse = np.ones((max_depth + 1) * n_points)
+    ratio = np.zeros((max_depth + 1) * n_points)
+    product = np.ones((max_depth + 1) * n_points)
+    below = np.zeros((max_depth + 1) * n_points)  # over leaves met below: value * product
     on_path = np.empty(max_depth + 1, dtype=np.int64)
     right = np.empty(max_depth + 1, dtype=np.bool_)  # where the row goes at the node of depth d
+    rest = 1.0 - points
+    unknown = -1.0 / rest  # (o - z) / factor where o is 0
     taken[0] = True
     shares[0] = 1.0
     for i in range(x.shape[0]):
         for j in range(width):
             row[j] = np.float32(x[i, columns[j]])
         for at in range(n_nodes):
-            d = depth[at]
+            d = np.uint64(depth[at])
+            here = d * np.uint64(n_points)
             on_path[d] = at
-            if d > 0:
-                e = earlier[at]  # 0 stands for none: taken, share 1, factor 1
-                taken[d] = taken[e] and right[d - 1] == is_right[at]
+            if d > np.uint64(0):
+                above = here - np.uint64(n_points)
+                e = np.uint64(earlier[at])
+                same = e * np.uint64(n_points)
+                hot = right[d - np.uint64(1)] == is_right[at]
                 z = shares[e] * share[at]
                 shares[d] = z
+                taken[d] = taken[e] and hot
                 if taken[d]:
-                    for q in range(n_points):
-                        f = points[q] + (1.0 - points[q]) * z
-                        inverse[d, q] = 1.0 / f
-                        product[d, q] = product[d - 1, q] * f * inverse[e, q]
-                        ratio[d, q] = (1.0 - z) * inverse[d, q]
+                    for k in range(n_points):
+                        q = np.uint64(k)
+                        f = points[q] + rest[q] * z
+                        product[here + q] = product[above + q] * f * inverse[same + q]
+                        inverse[here + q] = 1.0 / f
+                        ratio[here + q] = (1.0 - z) * inverse[here + q]
                 elif taken[e]:
-                    for q in range(n_points):
-                        f = (1.0 - points[q]) * z
-                        product[d, q] = product[d - 1, q] * f * inverse[e, q]
-                        ratio[d, q] = unknown[q]
+                    for k in range(n_points):
+                        q = np.uint64(k)
+                        product[here + q] = product[above + q] * (rest[q] * z) * inverse[same + q]
+                        ratio[here + q] = unknown[q]
                 else:
-                    for q in range(n_points):
-                        product[d, q] = product[d - 1, q] * share[at]
-                        ratio[d, q] = unknown[q]
+                    for k in range(n_points):
+                        q = np.uint64(k)
+                        product[here + q] = product[above + q] * share[at]
+                        ratio[here + q] = unknown[q]
             split = feature[at]
             if split >= 0:
                 v = row[split]
-                if v != v:  # noqa: PLR0124
-                    right[d] = missing_right[at]
-                else:
-                    right[d] = np.float64(v) > threshold[at]
-                for q in range(n_points):
-                    below[d, q] = 0.0
+                missing = v != v  # noqa: PLR0124
+                right[d] = missing_right[at] if missing else np.float64(v) > threshold[at]
+                for k in range(n_points):
+                    below[here + np.uint64(k)] = 0.0
                 continue
-            for q in range(n_points):
-                below[d, q] = value[at] * product[d, q]
+            for k in range(n_points):
+                q = np.uint64(k)
+                below[here + q] = value[at] * product[here + q]
             # The path ends here: settle every edge whose subtree is complete.
-            end = depth[at + 1] if at + 1 < n_nodes else 0
-            while d > 0 and d >= end:
+            end = np.uint64(depth[at + 1] if at + 1 < n_nodes else 0)
+            while d > np.uint64(0) and d >= end:
+                here = d * np.uint64(n_points)
+                above = here - np.uint64(n_points)
                 node = on_path[d]
-                e = earlier[node]
+                # Below this edge its own ratio holds, in place of an earlier edge's.
+                same = np.uint64(earlier[node]) * np.uint64(n_points)
                 s = 0.0
-                if e == 0:
-                    for q in range(n_points):
-                        s += weights[q] * below[d, q] * ratio[d, q]
-                        below[d - 1, q] += below[d, q]
-                else:
-                    # Below this edge its own ratio holds, in place of the earlier edge's.
-                    for q in range(n_points):
-                        s += weights[q] * below[d, q] * (ratio[d, q] - ratio[e, q])
-                        below[d - 1, q] += below[d, q]
+                for k in range(n_points):
+                    q = np.uint64(k)
+                    b = below[here + q]
+                    s += weights[q] * b * (ratio[here + q] - ratio[same + q])
+                    below[above + q] += b
                 out[i, edge_feature[node]] += s
-                d -= 1
+                d -= np.uint64(1)
 
 
 @kernel

@@ -57,7 +57,9 @@ class DecisionWriter:
     def __init__(self, rules: RuleSet, model: Model | None, thresholds: Thresholds) -> None:
         self._model = model.name if model else None
         self._order = [model.groups.index(g) for g in GROUPS] if model else []
-        by_model = {} if model is None else {model.name: number_slot(6)}
+        names = [] if model is None else [model.name, *model.member_names]
+        self._members = names[1:]
+        by_model = {name: number_slot(6 + k) for k, name in enumerate(names)}
         self._template = Template(
             encode_decision(
                 Decision(
@@ -127,7 +129,7 @@ class DecisionWriter:
     ) -> np.ndarray:
         """All numbers in millionths, by the columns of the template's slots."""
         risk = verdicts.risk
-        numbers = np.zeros((len(risk), 7))
+        numbers = np.zeros((len(risk), 7 + len(self._members)))
         numbers[:, 0] = risk
         numbers[:, 1] = np.maximum(risk, 1.0 - risk)
         numbers[:, 2] = evaluation.risk
@@ -136,6 +138,8 @@ class DecisionWriter:
         if scores is not None:
             np.maximum(numbers[:, 3:6], scores.group_risk[:, self._order], out=numbers[:, 3:6])
             numbers[:, 6] = scores.risk
+            for k, name in enumerate(self._members):
+                numbers[:, 7 + k] = scores.members[name]
         with np.errstate(invalid="ignore"):  # what is no number, the template refuses
             micros: np.ndarray = np.rint(numbers * MICRO).astype(np.int64)
         return micros
@@ -157,7 +161,10 @@ class DecisionWriter:
         if scores is not None and self._model is not None:
             rows = np.flatnonzero((verdicts.level > 0) | (verdicts.decision != APPROVE))
             found = model_reasons(
-                self._model, scores.risk[rows], scores.group_risk[rows], features[rows]
+                self._model,
+                scores.risk[rows],
+                scores.group_risk[rows][:, self._order],
+                features[rows],
             )
             for i, reason in zip(rows.tolist(), found, strict=True):
                 if reason is not None:

@@ -68,6 +68,7 @@ def test_raw_scores_are_the_librarys(name: str) -> None:
 def test_scores_are_finite_risks(name: str) -> None:
     model = specimen(name).model
     scores = model.score(PROBE, INDEX)
+    assert tuple(scores.members) == model.member_names
     for what, values in parts(scores).items():
         assert values.dtype == np.float64
         assert len(values) == len(PROBE)

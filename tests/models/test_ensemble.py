@@ -123,7 +123,7 @@ def test_together_they_are_no_worse_than_the_best_alone() -> None:
 CHANGES: dict[str, tuple[Callable[[EnsembleModel], Any], str]] = {
     "no members": (lambda m: {"members": (), "parts": ()}, "0 members"),
     "a part too few": (lambda m: {"parts": m.parts[1:]}, "3 members .*, 2 parts"),
-    "one name twice": (lambda m: {"members": (m.members[0],) * 3}, "two members are called 'm0'"),
+    "one name twice": (lambda m: {"members": (m.members[0],) * 3}, "need names of their own, 'm0'"),
     "a negative weight": (
         lambda m: {"parts": (Part("raw", -0.1, 0.0), *m.parts[1:])},
         r"weight -0\.1 is negative",

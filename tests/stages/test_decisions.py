@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, INDEX
 from dafu.loading import load_stages
+from dafu.models.ensemble import EnsembleModel, Part
 from dafu.models.isolation import IsolationForestModel
-from dafu.models.model import Scores
+from dafu.models.model import Model, Scores
 from dafu.rules import Evaluation, parse_rules
 from dafu.schema import (
     MAX_TIMESTAMP_MS,
@@ -54,6 +55,16 @@ assert isinstance(_loaded, IsolationForestModel)
 MODEL = _loaded
 ODD_MODEL = replace(MODEL, name='of "\u00fcbel" \0 \\')
 RULES_MODEL = replace(MODEL, name="rules")
+ENSEMBLE = EnsembleModel(
+    name="both",
+    feature_names=MODEL.feature_names,
+    feature_groups=MODEL.feature_groups,
+    groups=("sequence", *reversed(MODEL.groups)),
+    catalogue_hash=MODEL.catalogue_hash,
+    members=(MODEL, ODD_MODEL),
+    parts=(Part("risk", 0.5, 0.1), Part("risk", 0.5, 0.1)),
+    link="identity",
+)
 
 risks = st.floats(0.0, 1.0).map(abs) | st.sampled_from(
     (0.0, 1e-6, 4.9e-7, 0.3, 0.7, 0.9999996, 1.0)
@@ -74,7 +85,7 @@ batches = st.lists(row_values, min_size=1, max_size=12)
 Made = tuple[DecisionIds, np.ndarray, np.ndarray, Evaluation, Scores | None, Verdicts]
 
 
-def made(rows: list[Any], model: IsolationForestModel | None) -> Made:
+def made(rows: list[Any], model: Model | None) -> Made:
     """What the stage hands to the writer for a batch of described rows."""
     n = len(rows)
     names, times, amounts, countries, nights, risk, groups = zip(*rows, strict=True)
@@ -88,7 +99,13 @@ def made(rows: list[Any], model: IsolationForestModel | None) -> Made:
     evaluation = RULES.evaluate(columns, n)
     scores = None
     if model is not None:
-        scores = Scores(np.array(risk), np.array(risk), np.array(groups))
+        of_group = dict(zip(MODEL.groups, np.array(groups).T, strict=True))
+        scores = Scores(
+            np.array(risk),
+            np.array(risk),
+            np.stack([of_group.get(g, np.ones(n)) for g in model.groups], axis=1),
+            {name: np.array(risk) / (2 + k) for k, name in enumerate(model.member_names)},
+        )
     verdicts = decide(
         None if scores is None else scores.risk, evaluation.risk, evaluation.outcome, THRESHOLDS
     )
@@ -103,7 +120,7 @@ def _json_strings(texts: tuple[str, ...]) -> ByteColumn:
 def naive(
     row: Any,
     i: int,
-    model: IsolationForestModel | None,
+    model: Model | None,
     features: np.ndarray,
     evaluation: Evaluation,
     scores: Scores | None,
@@ -118,12 +135,15 @@ def naive(
     reasons = [Reason(f"rule:{h.rule_id}", h.text) for h in hits if h.mode == "live"]
     if model is not None and scores is not None:
         by_source[model.name] = float(np.round(scores.risk[i], 6))
-        for k, group in enumerate(model.groups):
+        for k, name in enumerate(model.member_names):
+            by_source[name] = float(np.round(scores.risk[i] / (2 + k), 6))
+        known = [model.groups.index(group) for group in MODEL.groups]
+        for k, group in zip(known, MODEL.groups, strict=True):
             by_group[group] = max(by_group[group], float(scores.group_risk[i, k]))
         if verdicts.level[i] > 0 or verdicts.decision[i] != APPROVE:
             one = slice(i, i + 1)
             found = model_reasons(
-                model.name, scores.risk[one], scores.group_risk[one], features[one]
+                model.name, scores.risk[one], scores.group_risk[one][:, known], features[one]
             )
             reasons += [reason for reason in found if reason is not None]
     by_source["rules"] = float(np.round(evaluation.risk[i], 6))
@@ -156,10 +176,10 @@ def naive(
     )
 
 
-@pytest.mark.parametrize("model", [MODEL, ODD_MODEL, RULES_MODEL, None])
+@pytest.mark.parametrize("model", [MODEL, ODD_MODEL, RULES_MODEL, ENSEMBLE, None])
 @settings(max_examples=60, deadline=None)
 @given(rows=batches)
-def test_payloads_are_encoded_decisions(model: IsolationForestModel | None, rows: Any) -> None:
+def test_payloads_are_encoded_decisions(model: Model | None, rows: Any) -> None:
     writer = DecisionWriter(RULES, model, THRESHOLDS)
     whole = made(rows, model)
     payloads = writer.write(*whole).tolist()
