@@ -1,5 +1,5 @@
-"""Models: tree ensembles served by one kernel, calibration, packages on disk, training.
+"""Models: tree ensembles served by one kernel, calibration, explanations, packages, training.
 
-Pure: no clock, no asyncio, no Faust. Only `package` touches files, and only `training` needs the
-`train` extra; serving imports NumPy, numba and msgspec.
+Pure: no clock, no asyncio, no Faust. Only `package` and `storage` touch files, and only `training`
+and `trainers` need the `train` extra; serving imports NumPy, numba and msgspec.
 """
