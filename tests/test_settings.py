@@ -43,7 +43,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings({})
     assert settings.broker == "127.0.0.1:9092"
     assert settings.data_dir == Path(".dafu-data")
-    assert settings.model_path is not None
+    assert isinstance(settings.model_path, Path)
     assert settings.model_path.parts[-3:] == ("dafu", "models", "default")
     assert settings.rules_file.name == "rules.yaml"
     assert settings.thresholds == Thresholds(0.7, 0.9, 0.3, 0.6, 0.85)
@@ -97,6 +97,12 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
 def test_no_model(tmp_path: Path, text: str) -> None:
     assert load_settings(conf(tmp_path, text)).model_path is None
     assert load_settings({"MODEL_STORAGE_PATH": "none"}).model_path is None
+
+
+def test_a_model_may_be_at_a_url(tmp_path: Path) -> None:
+    url = "s3://models/2026-03"
+    assert load_settings(conf(tmp_path, f"model_path: {url}\n")).model_path == url
+    assert load_settings({"MODEL_STORAGE_PATH": url}).model_path == url
 
 
 @pytest.mark.parametrize(

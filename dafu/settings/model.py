@@ -197,7 +197,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(ge=0.01, le=3600.0, description="seconds from 0.01 to 3600")
     ] = 1.0
     rules_file: Path = field(default_factory=lambda: find_conf("rules.yaml", {}))
-    model_path: Path | None = PACKAGE / "models" / "default"
+    model_path: Path | str | None = PACKAGE / "models" / "default"
     topics: Topics = Topics()
     thresholds: Thresholds = Thresholds()
     limits: Limits = Limits()

@@ -18,7 +18,7 @@ from dafu.settings.model import SECRET, SETTINGS
 def checked(name: str, raw: Any, base: Path) -> Any:
     """Check and convert one value; raises ValueError that says what is wrong with it."""
     kind = SETTINGS[name]
-    if kind in (Path, Path | None):
+    if kind in (Path, Path | None, Path | str | None):
         return _path(name, raw, base)
     if isinstance(raw, str):
         raw = _normal(name, raw.strip() if name not in SECRET else raw)
@@ -32,11 +32,13 @@ def checked(name: str, raw: Any, base: Path) -> Any:
     return value
 
 
-def _path(name: str, raw: Any, base: Path) -> Path | None:
+def _path(name: str, raw: Any, base: Path) -> Path | str | None:
     if name == "model_path" and (raw is None or raw == "none"):
         return None
     if not isinstance(raw, str) or not raw.strip() or "\0" in raw:
         raise ValueError(f"{raw!r} is not a path")
+    if name == "model_path" and "://" in raw:
+        return raw.strip()
     path = base / Path(raw.strip()).expanduser()
     if name in ("rules_file", "security.ssl_cafile") and not path.is_file():
         raise ValueError(f"there is no file {path}")
