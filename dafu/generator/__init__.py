@@ -10,12 +10,13 @@ True
 ['transaction_id', 'user_id', 'merchant_id', 'amount']
 """
 
-from dafu.generator.plan import SCENARIOS
+from dafu.generator.plan import DEFAULT_SCENARIOS, SCENARIOS
 from dafu.generator.render import LABEL_COLUMNS, SCHEMA
 from dafu.generator.simulation import GeneratorError, generate, generate_batches
 from dafu.generator.write import write
 
 __all__ = [
+    "DEFAULT_SCENARIOS",
     "LABEL_COLUMNS",
     "SCENARIOS",
     "SCHEMA",

@@ -7,7 +7,7 @@ users travel, hurry, use proxies and buy expensive things as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,8 +36,8 @@ from dafu.generator.world import Cities, Merchants, Users, browse, mix, price_of
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-SHARES: Final = dict(zip(SCENARIOS, (0.35, 0.20, 0.20, 0.15, 0.10), strict=True))
-"""Share of each scenario in the fraudulent transactions."""
+SHARES: Final = dict(zip(SCENARIOS, (0.35, 0.20, 0.20, 0.15, 0.10, 0.15), strict=True))
+"""Weight of each scenario in the fraudulent transactions; the default ones add up to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,9 @@ class Stage:
     days: int
 
 
-def commit_fraud(streams: list[Generator], stage: Stage, fraud_rate: float) -> Plan:
+def commit_fraud(
+    streams: list[Generator], stage: Stage, fraud_rate: float, scenarios: Collection[str]
+) -> Plan:
     """Fraud that makes up about `fraud_rate` of all transactions, in no particular order.
 
     Parameters
@@ -63,11 +65,15 @@ def commit_fraud(streams: list[Generator], stage: Stage, fraud_rate: float) -> P
     fraud_rate
         Wanted share of fraud in the whole, 0..0.5. Short or small simulations come near it only
         within an episode or two per scenario.
+    scenarios
+        Which of `SCENARIOS` take part, in proportion to their `SHARES`.
     """
     total = fraud_rate / (1.0 - fraud_rate) * len(stage.genuine)
+    # The default ones add up to 1 but for rounding, which must not move a budget.
+    weight = round(sum(SHARES[name] for name in scenarios), 9)
     plans = []
     for number, (name, rng) in enumerate(zip(SCENARIOS, streams, strict=True)):
-        budget = round(total * SHARES[name])
+        budget = round(total * SHARES[name] / weight) if name in scenarios else 0
         if budget == 0 or len(stage.genuine) == 0:
             continue
         plan = _SCENARIOS[name](rng, stage, budget)
@@ -327,10 +333,40 @@ def large_amount(rng: Generator, stage: Stage, budget: int) -> Plan:
     )
 
 
+def limit_probing(rng: Generator, stage: Stage, budget: int) -> Plan:
+    """Malware on a user's own device buys for a little more each time, to learn what goes through.
+
+    Device, address, shops, amounts and pace are the user's; only the order of the amounts is not.
+    """
+    count = budget // 4 + 1
+    sizes = rng.integers(4, 8, count)
+    victim = _victims(rng, stage, count)
+    card = _card_of(rng, stage, victim)
+    first = rng.uniform(4.0, 10.0, count)
+    e, time = _bursts(rng, _starts(rng, stage, count), sizes, 240.0)
+    growth = np.cumsum(np.log(rng.uniform(1.3, 1.8, len(e))))
+    begin = np.cumsum(sizes) - sizes
+    user, users = victim[e], stage.users
+    favourite = rng.integers(0, users.online_favourites.shape[1], len(e))
+    return _remote(
+        stage,
+        user,
+        users.city[user],
+        (users.lat[user], users.long[user]),
+        time,
+        users.online_favourites[user, favourite],
+        users.spending[user] * first[e] * np.exp(growth - growth[begin][e]),
+        device_of(users, user, 0, time),
+        home_ip(users, user, time),
+        card[e],
+    )
+
+
 _SCENARIOS: Final[dict[str, Callable[[Generator, Stage, int], Plan]]] = {
     "stolen_card": stolen_card,
     "account_takeover": account_takeover,
     "card_testing": card_testing,
     "compromised_merchant": compromised_merchant,
     "large_amount": large_amount,
+    "limit_probing": limit_probing,
 }

@@ -25,8 +25,13 @@ SCENARIOS: Final = (
     "card_testing",
     "compromised_merchant",
     "large_amount",
+    "limit_probing",
 )
-"""`Plan.scenario` is an index into these, -1 for a genuine transaction."""
+"""`Plan.scenario` is an index into these, -1 for a genuine transaction. New ones go to the end, so
+that the random streams of the others stay."""
+
+DEFAULT_SCENARIOS: Final = SCENARIOS[:5]
+"""What is simulated unless others are asked for."""
 
 HOME_NET: Final = (10 << 24, 24)  # 10.0.0.0/8, RFC 1918
 MOBILE_NET: Final = ((100 << 24) | (64 << 16), 22)  # 100.64.0.0/10, RFC 6598

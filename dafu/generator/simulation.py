@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,7 +13,7 @@ from numpy.random import PCG64, Generator, SeedSequence
 from dafu.errors import DafuError
 from dafu.generator.fraud import Stage, commit_fraud
 from dafu.generator.genuine import simulate
-from dafu.generator.plan import DAY, SCENARIOS, join
+from dafu.generator.plan import DAY, DEFAULT_SCENARIOS, SCENARIOS, join
 from dafu.generator.render import SCHEMA, render
 from dafu.generator.world import make_cities, make_merchants, make_users, mix
 
@@ -37,6 +37,7 @@ def generate(
     *,
     start: datetime = START,
     fraud_rate: float = 0.01,
+    scenarios: Sequence[str] = DEFAULT_SCENARIOS,
 ) -> pa.Table:
     """Simulate card payments.
 
@@ -52,6 +53,8 @@ def generate(
         Time of the first day's midnight; without a time zone it is read as UTC.
     fraud_rate
         Share of fraudulent transactions, at least 0 and below 0.5.
+    scenarios
+        Which of `SCENARIOS` the fraud consists of, in proportion to their usual shares.
 
     Returns
     -------
@@ -63,7 +66,9 @@ def generate(
     GeneratorError
         If an argument is out of range.
     """
-    batches = generate_batches(users, merchants, days, seed, start=start, fraud_rate=fraud_rate)
+    batches = generate_batches(
+        users, merchants, days, seed, start=start, fraud_rate=fraud_rate, scenarios=scenarios
+    )
     return pa.Table.from_batches(batches, schema=SCHEMA)
 
 
@@ -75,13 +80,14 @@ def generate_batches(
     *,
     start: datetime = START,
     fraud_rate: float = 0.01,
+    scenarios: Sequence[str] = DEFAULT_SCENARIOS,
 ) -> Iterator[pa.RecordBatch]:
     """As `generate`, batch by batch.
 
     All transactions are held as numbers (about 70 bytes each) before the first batch comes out,
     because they are sorted by time; texts, which take ten times as much, are made per batch.
     """
-    _check(users, merchants, days, seed, fraud_rate)
+    _check(users, merchants, days, seed, fraud_rate, scenarios)
     start = start if start.tzinfo is not None else start.replace(tzinfo=UTC)
     start_ms = round(start.timestamp() * 1000)
     world, people, crime = SeedSequence(seed).spawn(3)
@@ -107,7 +113,7 @@ def generate_batches(
     )
     stage = Stage(population, cities, shops, genuine, days)
     fraud = commit_fraud(
-        [Generator(PCG64(s)) for s in crime.spawn(len(SCENARIOS))], stage, fraud_rate
+        [Generator(PCG64(s)) for s in crime.spawn(len(SCENARIOS))], stage, fraud_rate, scenarios
     )
     everything = join([genuine, fraud])
     everything = everything.take(np.argsort(everything.time, kind="stable"))
@@ -115,7 +121,9 @@ def generate_batches(
     return render(everything, population, shops, start_ms, run)
 
 
-def _check(users: int, merchants: int, days: int, seed: int, fraud_rate: float) -> None:
+def _check(
+    users: int, merchants: int, days: int, seed: int, fraud_rate: float, scenarios: Sequence[str]
+) -> None:
     for name, value, most in (
         ("users", users, _MAX_COUNT),
         ("merchants", merchants, _MAX_COUNT),
@@ -123,6 +131,12 @@ def _check(users: int, merchants: int, days: int, seed: int, fraud_rate: float) 
     ):
         if not 1 <= value <= most:
             raise GeneratorError(f"{name} is {value}; it must be within 1..{most}")
+    unknown = [name for name in scenarios if name not in SCENARIOS]
+    if unknown or not scenarios:
+        raise GeneratorError(
+            f"scenarios are {', '.join(unknown) or 'none'}; give one or more of "
+            f"{', '.join(SCENARIOS)}"
+        )
     if not 0 <= seed < 1 << 63:
         raise GeneratorError(f"seed is {seed}; it must be within 0..2^63-1")
     if not 0.0 <= fraud_rate < 0.5:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from dafu.generator import (
+    DEFAULT_SCENARIOS,
     LABEL_COLUMNS,
     SCENARIOS,
     SCHEMA,
@@ -142,7 +143,7 @@ def test_fraud_has_the_wanted_share_and_every_scenario(frame: pl.DataFrame) -> N
     assert frame["is_fraud"].mean() == pytest.approx(0.01, rel=0.02)
     counts = dict(frame["fraud_scenario"].drop_nulls().value_counts().iter_rows())
     total = sum(counts.values())
-    for name, share in zip(SCENARIOS, (0.35, 0.20, 0.20, 0.15, 0.10), strict=True):
+    for name, share in zip(DEFAULT_SCENARIOS, (0.35, 0.20, 0.20, 0.15, 0.10), strict=True):
         assert counts[name] / total == pytest.approx(share, abs=0.02), name
     labelled = frame["fraud_scenario"].is_not_null()
     assert (labelled == (frame["is_fraud"] == 1)).all()
@@ -293,6 +294,47 @@ def test_large_amounts_are_large(frame: pl.DataFrame, genuine: pl.DataFrame) -> 
     assert large.median() > 10 * genuine["amount"].median()  # type: ignore[operator]
 
 
+def test_limit_probing_is_odd_in_its_order_alone() -> None:
+    made = generate(1500, 200, 30, seed=3, scenarios=["limit_probing"])
+    whole = pl.from_arrow(made)
+    assert isinstance(whole, pl.DataFrame)
+    assert set(whole["fraud_scenario"].drop_nulls()) == {"limit_probing"}
+    assert whole["is_fraud"].mean() == pytest.approx(0.01, rel=0.02)
+    probes, genuine = (whole.filter(pl.col("is_fraud") == flag) for flag in (1, 0))
+    online = genuine.filter(pl.col("channel") == "online")
+    assert (probes["channel"] == "online").all()
+    # Of what the user does online it has everything but the order.
+    low, high = online["amount"].quantile(0.02), online["amount"].quantile(0.99)
+    assert probes["amount"].is_between(low, high).mean() > 0.95  # type: ignore[operator]
+    for column in ("merchant_id", "device_fingerprint"):
+        known = online.select("user_id", column).unique()
+        familiar = probes.join(known, on=["user_id", column], how="semi")
+        assert len(familiar) > 0.7 * len(probes), column
+
+    def rising(frame: pl.DataFrame) -> float:
+        """Share of purchases above the user's last one, of those within a day of it."""
+        ordered = frame.sort("user_id", "timestamp", maintain_order=True)
+        at = pl.col("timestamp").str.to_datetime("%Y-%m-%dT%H:%M:%S%.3fZ", time_unit="ms")
+        ordered = ordered.with_columns(at.alias("at"))
+        next_one = (pl.col("user_id") == pl.col("user_id").shift(1)) & (
+            pl.col("at") - pl.col("at").shift(1) < timedelta(days=1)
+        )
+        pairs = ordered.select((pl.col("amount") > pl.col("amount").shift(1)).filter(next_one))
+        return float(pairs["amount"].mean())  # type: ignore[arg-type]
+
+    assert rising(probes) > 0.9
+    assert 0.4 < rising(online) < 0.6
+
+
+def test_scenarios_do_not_touch_each_other() -> None:
+    """The default ones by name are the default; a chosen one's fraud follows from the seed."""
+    plain = digest(generate(300, 50, 10, seed=3))
+    assert digest(generate(300, 50, 10, seed=3, scenarios=DEFAULT_SCENARIOS)) == plain
+    assert digest(generate(300, 50, 10, seed=3, scenarios=SCENARIOS)) != plain
+    chosen = [generate(300, 50, 10, seed=3, scenarios=["limit_probing"]) for _ in range(2)]
+    assert digest(chosen[0]) == digest(chosen[1])
+
+
 @pytest.mark.parametrize(("users", "merchants", "days"), [(1, 1, 1), (2, 3, 1), (5, 1, 60)])
 def test_tiny_worlds_work(users: int, merchants: int, days: int) -> None:
     made = generate(users, merchants, days, seed=0, fraud_rate=0.2)
@@ -305,6 +347,8 @@ def test_tiny_worlds_work(users: int, merchants: int, days: int) -> None:
     ("change", "says"),
     [
         ({"users": 0}, "users is 0"),
+        ({"scenarios": ["magic"]}, "scenarios are magic"),
+        ({"scenarios": []}, "scenarios are none"),
         ({"merchants": -1}, "merchants is -1"),
         ({"days": 3651}, "days is 3651"),
         ({"seed": -1}, "seed is -1"),
