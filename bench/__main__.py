@@ -1,6 +1,6 @@
 """`make bench`: what dafu can do on this machine, each part by itself or all in one run.
 
-Parts: throughput, latency, cpu, recovery, memory, forest, rules. Throughput is measured
+Parts: throughput, latency, cpu, recovery, memory, forest, recurrent, rules. Throughput is measured
 on every broker that is given, the others on the last of them.
 """
 
@@ -17,7 +17,18 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from bench import cpu, forest, latency, machine, memory, recovery, report, rules, throughput
+from bench import (
+    cpu,
+    forest,
+    latency,
+    machine,
+    memory,
+    recovery,
+    recurrent,
+    report,
+    rules,
+    throughput,
+)
 from bench.brokers import EMBEDDED, KAFKA, BenchError, broker, kafka_available
 from bench.results import Section
 
@@ -86,6 +97,8 @@ def _measurements(options: argparse.Namespace) -> Iterator[tuple[str, Measuremen
             yield f"{part} on {kind}", _on_broker(part, kind, options)
     if "forest" in options.only:
         yield "forest", forest.measure
+    if "recurrent" in options.only:
+        yield "recurrent", recurrent.measure
     if "rules" in options.only:
         yield "rules", rules.measure
 

@@ -10,7 +10,16 @@ import msgspec
 
 from bench.results import Context, Section, Table
 
-ORDER: Final = ("throughput", "latency", "cpu", "recovery", "memory", "forest", "rules")
+ORDER: Final = (
+    "throughput",
+    "latency",
+    "cpu",
+    "recovery",
+    "memory",
+    "forest",
+    "recurrent",
+    "rules",
+)
 
 _HEAD: Final = """\
 # Benchmarks
