@@ -28,7 +28,7 @@ from dafu.evaluation.intervals import (
     intervals,
     mean,
 )
-from dafu.evaluation.metrics import METRICS, Budget, Measure, Sample
+from dafu.evaluation.metrics import LOWER_IS_BETTER, METRICS, Budget, Measure, Sample
 from dafu.evaluation.protocol import Fold, Split, folds_before, prequential, split
 from dafu.history import UNKNOWN, History
 
@@ -206,7 +206,7 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        direction="minimize" if metric == "cost" else "maximize",
+        direction="minimize" if metric in LOWER_IS_BETTER else "maximize",
         sampler=optuna.samplers.TPESampler(seed=seed),
     )
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from dafu.errors import DafuError
-from dafu.evaluation.handbook import HANDBOOK_FEATURES, handbook_features
+from dafu.evaluation.handbook import handbook_features
 from dafu.features.catalogue import CATALOGUE_HASH, FEATURES, INDEX
 from dafu.history import FRAUD, UNKNOWN, History
 from dafu.models.errors import TrainingError
@@ -71,10 +71,6 @@ class Contender(Protocol):
         """Scores of rows, higher is more suspicious, float64 [rows]."""
         ...
 
-    def importances(self) -> dict[str, float]:
-        """Share of each feature in what was learned; empty if there is no telling."""
-        ...
-
 
 class Trainer(Protocol):
     """A model of rows, as most libraries have them."""
@@ -96,8 +92,6 @@ class Tabular:
     trainer : Trainer
     table : function of Data
         Gives the features of all rows of the history.
-    columns : sequence of str
-        What the features are called.
     supervised : bool
         Whether rows without a known label are of no use.
     """
@@ -106,12 +100,10 @@ class Tabular:
         self,
         trainer: Trainer,
         table: Callable[[Data], F64],
-        columns: Sequence[str],
         supervised: bool,
     ) -> None:
         self._trainer = trainer
         self._table = table
-        self._columns = columns
         self._supervised = supervised
 
     def fit(self, data: Data, rows: I64) -> None:
@@ -131,13 +123,6 @@ class Tabular:
     def score(self, data: Data, rows: I64) -> F64:
         """Scores of rows."""
         return self._trainer.score(self._table(data)[rows])
-
-    def importances(self) -> dict[str, float]:
-        """What the trainer says of its features, if anything."""
-        found = getattr(self._trainer, "importances", None)
-        if found is None:
-            return {}
-        return dict(zip(self._columns, (float(v) for v in found()), strict=True))
 
 
 class Kind(Struct, frozen=True):
@@ -221,9 +206,6 @@ class _RandomForest:
     def score(self, x: F64) -> F64:
         return np.asarray(self._forest.predict_proba(x)[:, 1], dtype=np.float64)
 
-    def importances(self) -> F64:
-        return np.asarray(self._forest.feature_importances_, dtype=np.float64)
-
 
 class _XGBoost:
     """Boosted trees of XGBoost."""
@@ -250,9 +232,6 @@ class _XGBoost:
 
     def score(self, x: F64) -> F64:
         return np.asarray(self._trees.predict_proba(x)[:, 1], dtype=np.float64)
-
-    def importances(self) -> F64:
-        return np.asarray(self._trees.feature_importances_, dtype=np.float64)
 
 
 class _IsolationForest:
@@ -284,23 +263,20 @@ class _IsolationForest:
         return self._model.score(x, self._model.column_index(INDEX))[0]
 
 
-_NAMES: Final = tuple(f.name for f in FEATURES)
-
-
 def _baseline(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_RandomForest(parameters, seed), Data.handbook, HANDBOOK_FEATURES, True)
+    return Tabular(_RandomForest(parameters, seed), Data.handbook, True)
 
 
 def _random_forest(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_RandomForest(parameters, seed), Data.catalogue, _NAMES, True)
+    return Tabular(_RandomForest(parameters, seed), Data.catalogue, True)
 
 
 def _xgboost(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_XGBoost(parameters, seed), Data.catalogue, _NAMES, True)
+    return Tabular(_XGBoost(parameters, seed), Data.catalogue, True)
 
 
 def _isolation_forest(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_IsolationForest(parameters, seed), Data.catalogue, _NAMES, False)
+    return Tabular(_IsolationForest(parameters, seed), Data.catalogue, False)
 
 
 def _forest_space(trial: Any) -> dict[str, Any]:

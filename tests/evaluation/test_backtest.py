@@ -54,9 +54,6 @@ class Recorder:
         amounts: np.ndarray = data.history.amounts[rows]
         return amounts
 
-    def importances(self) -> dict[str, float]:
-        return {}
-
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
@@ -158,20 +155,6 @@ def test_unknown_labels_are_neither_trained_on_nor_tested(
     none = Data(structs.replace(h, labels=np.where(h.times < LATEST.train_end, 0, h.labels)), 3)
     with pytest.raises(TrainingError, match=r"0 of them fraud: supervised training needs both"):
         backtest(none, ["random_forest"], folds=1)
-
-
-def test_importances_name_their_features(data: Data) -> None:
-    h = data.history
-    part = split(LATEST, h.times, h.users, h.labels)
-    for name, n, first in (
-        ("baseline", 15, "TX_AMOUNT"),
-        ("random_forest", h.features.shape[1], "amount"),
-    ):
-        contender = make_contender(name, SMALL, 0)
-        contender.fit(data, part.train)
-        found = contender.importances()
-        assert (len(found), next(iter(found))) == (n, first)
-        assert sum(found.values()) == pytest.approx(1.0)
 
 
 def test_a_search_looks_only_at_what_was_known(data: Data, recorder: type[Recorder]) -> None:
