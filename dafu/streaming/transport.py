@@ -9,9 +9,11 @@ Hooks inside faust-streaming 0.15.3 and aiokafka 0.14.0 that this relies on; bot
 pinned, and `docs/architecture.md` says how each is used:
 
 * `Consumer._drain_messages`, `getmany`, `_getmany`, `ack`, `_new_offset`, `_acked`,
-  `_acked_index`, `_committed_offset`, `_read_offset`, `perform_seek`, `seek_wait`,
-  `earliest_offsets`, `_is_changelog_tp`, `wait_empty`, `on_partitions_revoked`,
+  `_acked_index`, `_committed_offset`, `_read_offset`, `perform_seek`, `seek_wait`, `stop_flow`,
+  `earliest_offsets`, `_is_changelog_tp`, `wait_empty`, `on_partitions_assigned` and `_revoked`,
   `_new_consumer_thread`
+* that a recovery seeks before it lets records flow (`Recovery._seek_offsets` for changelogs,
+  `on_recovery_completed` for the others), and empties the agents' queues in between
 * `AIOKafkaConsumerThread._create_worker_consumer`, `_fetch_records`, and `_highwaters`, whose
   answer ends a recovery
 * aiokafka's `_fetch_max_wait_ms`; its fetcher's `_prefetch_backoff`; in `dafu.streaming.fetching`
@@ -29,7 +31,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import aiokafka
@@ -47,6 +49,9 @@ from dafu.streaming.stretch import read_stretch
 DEFAULT_FETCH_MAX_WAIT_MS: Final = 100
 
 DEFAULT_BATCH_RECORDS: Final = 1000
+
+FETCH_SECONDS: Final = 0.2
+"""How long a fetch waits for records, and so what a seek may have to wait for it."""
 
 GATHER_SECONDS: Final = 0.005
 """Between two looks at what has been fetched: each chunk is a message, and costs as much."""
@@ -157,6 +162,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._room = asyncio.Event()
         self._most_in_flight = 2 * (self.app.conf.broker_max_poll_records or DEFAULT_BATCH_RECORDS)
         self._looked = 0.0
+        # Held by whoever moves positions, a fetch or a seek: a fetch is before a seek or after it.
+        self._moving = asyncio.Lock()
+        self._seeks = 0
         self.pulse = Pulse(self.app.conf.broker_session_timeout)
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -183,7 +191,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return await read_stretch(where, first, end, **self.client_options())
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        """Yield one message for every partition that records have been fetched of."""
+        """Yield one message for every partition that records have been fetched of.
+
+        What a rebalance or a seek overtakes is dropped: there is a seek at the end of every
+        rebalance, and what was read before a seek is read again or was not wanted.
+        """
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         active = self._get_active_partitions()
@@ -194,20 +206,18 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         # A partition that gets room meanwhile must not wait for another one's records.
         timeout = timeout if len(wanted) == len(active) else SATURATED_WAIT
         await asyncio.sleep(self._looked + GATHER_SECONDS - time.monotonic())
-        fetched = await self._getmany(active_partitions=wanted, timeout=timeout)
+        # Waiters get the lock in their turn: a seek that is counted from here on comes after the
+        # fetch.
+        seeks, generation = self._seeks, self.app.consumer_generation_id
+        async with self._moving:
+            fetched = await self._getmany(active_partitions=wanted, timeout=timeout)
         self._looked = time.monotonic()
         if self.should_stop or self.app.should_stop:
-            return  # and seek nowhere: what is acknowledged is about to be committed
-        if not self.flow_active:
-            # Fetched while a rebalance began: these records will be read again.
-            try:
-                await self.perform_seek()
-            except Exception as exc:  # the rebalance itself seeks once more when it ends
-                self.log.warning("Seeking back during a rebalance failed: %r", exc)
             return
-        generation = self.app.consumer_generation_id
         for tp, records in fetched.items():
-            if not self.flow_active or self.app.consumer_generation_id != generation:
+            if not self.flow_active or self._seeks != seeks:
+                return
+            if self.app.consumer_generation_id != generation:
                 return
             if tp not in active:
                 continue
@@ -251,7 +261,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await asyncio.sleep(0)
-                async for tp, message in self.getmany(timeout=1.0):
+                async for tp, message in self.getmany(timeout=FETCH_SECONDS):
                     await self._deliver(tp, message)
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
@@ -268,9 +278,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if acked:
             self._delivered[tp].append(message.offset)
             self._in_flight[tp] += len(message.value)
+        seeks = self._seeks
         # A rebalance suspends the flow, and must not wait for a conductor that waits for it.
         await self.wait_first(self.callback(message), self.suspend_flow.wait())
-        self._read_offset[tp] = message.offset
+        if self._seeks == seeks:
+            self._read_offset[tp] = message.offset
 
     def _new_offset(self, tp: TP) -> int | None:
         """Offset to commit: one past the last chunk before the first that is not acknowledged."""
@@ -293,20 +305,43 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
         A partition without a committed offset goes back to its beginning. Faust would leave it
         where the last fetch left it, and what a rebalance made that fetch drop would be lost.
+
+        It stops the flow, and who calls it lets records flow again. Faust's recovery does, and
+        empties the agents' queues right before. A chunk that came earlier would be lost in a
+        queue: never decided, and the partition's committed offset would stand in front of it.
         """
-        self._delivered.clear()
-        self._in_flight.clear()
-        self._acked.clear()
-        self._acked_index.clear()
-        await super().perform_seek()
-        uncommitted = {
-            tp
-            for tp in self.assignment()
-            if not self._read_offset[tp] and not self._is_changelog_tp(tp)
-        }
-        if uncommitted:
-            earliest = await self.earliest_offsets(*uncommitted)
-            await self.seek_wait({TP(tp.topic, tp.partition): at for tp, at in earliest.items()})
+        self.stop_flow()
+        async with self._seeking():
+            self._delivered.clear()
+            self._in_flight.clear()
+            self._acked.clear()
+            self._acked_index.clear()
+            await super().perform_seek()
+            uncommitted = {
+                tp
+                for tp in self.assignment()
+                if not self._read_offset[tp] and not self._is_changelog_tp(tp)
+            }
+            if uncommitted:
+                earliest = await self.earliest_offsets(*uncommitted)
+                starts = {TP(tp.topic, tp.partition): at for tp, at in earliest.items()}
+                await super().seek_wait(starts)
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """Go to these offsets; a fetch that is under way is waited for, and then dropped."""
+        async with self._seeking():
+            await super().seek_wait(partitions)
+
+    @contextlib.asynccontextmanager
+    async def _seeking(self) -> AsyncIterator[None]:
+        self._seeks += 1
+        async with self._moving:
+            yield
+
+    def last_delivered(self, tp: TP) -> int:
+        """Offset of the last record that is in work or not committed yet, -1 if there is none."""
+        delivered = self._delivered.get(tp)
+        return delivered[-1] if delivered else -1
 
     async def wait_empty(self) -> None:
         """Wait for the chunks in work and commit them, unless the worker has crashed.
@@ -318,8 +353,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             await super().wait_empty()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Go on with these partitions."""
+        """Go on with these partitions, and read none of them before the recovery says so."""
         self.pulse.confirm()
+        self.stop_flow()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:

@@ -150,7 +150,6 @@ class ProgressMonitor:
     async def _is_drained(self, tp: TP, committed: int, end: int) -> bool:
         if committed >= end:
             return True
-        delivered = self.app.monitor.tp_read_offsets.get(tp, -1)
-        if committed <= delivered:
+        if committed <= self.app.consumer.last_delivered(tp):
             return False
         return bool((await self.app.consumer.position(tp)) >= end)

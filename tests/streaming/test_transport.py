@@ -53,7 +53,7 @@ class Chunks:
         self.consumer.assignment = lambda: {ONE, TWO}
         self.consumer.seek_to_committed = self._seek_to_committed
         self.consumer.earliest_offsets = self._earliest_offsets
-        self.consumer.seek_wait = self._seek_wait
+        self.consumer._thread.seek_wait = self._seek_wait
         self.position: dict[TP, int] = {}
         self.app.producer.flush = self._nothing
         self.consumer.resume_flow()
@@ -87,6 +87,11 @@ class Chunks:
         message: ConsumerMessage = self.consumer._to_batch_message(tp, chunk(tp, first, last))
         await self.consumer._deliver(tp, message)
         return message
+
+    async def seek(self) -> None:
+        """Go back to what is committed, and go on from there, as a recovery does at its end."""
+        await self.consumer.perform_seek()
+        self.consumer.resume_flow()
 
     async def commit(self, tp: TP = ONE) -> int | None:
         """Commit what may be committed; the committed offset of a partition."""
@@ -126,7 +131,7 @@ async def test_commits_past_the_last_record_of_a_chunk() -> None:
 
 async def test_never_commits_past_a_chunk_that_is_not_acknowledged() -> None:
     chunks = Chunks({ONE: 10})
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     first, second, third = [await chunks.deliver(n, n + 9) for n in (10, 20, 30)]
     chunks.consumer.ack(second)
     assert await chunks.commit() == 10
@@ -224,11 +229,11 @@ async def test_a_full_partition_waits_for_room_and_no_longer() -> None:
 
 async def test_a_seek_forgets_what_was_not_committed() -> None:
     chunks = Chunks({ONE: 10})
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     first = await chunks.deliver(10, 19)
     await chunks.deliver(20, 29)
     chunks.consumer.ack(first)
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     assert await chunks.commit() == 10, "it is read again, so it must not be committed now"
     assert chunks.consumer._in_flight[ONE] == 0
     # Read again, cut differently.
@@ -240,18 +245,18 @@ async def test_what_was_never_committed_is_read_from_the_beginning() -> None:
     """A rebalance drops what it finds fetched; nothing else would bring the partition back."""
     chunks = Chunks({TWO: 10})
     chunks.position = {ONE: 50, TWO: 60}
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     assert chunks.position == {ONE: EARLIEST, TWO: 10}
     chunks.consumer._is_changelog_tp = lambda tp: tp == ONE
     chunks.position = {ONE: 50, TWO: 60}
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     assert chunks.position == {ONE: 50, TWO: 10}, "recovery says where a changelog is read"
 
 
 async def test_a_late_acknowledgement_does_not_count_for_the_chunk_read_again() -> None:
     chunks = Chunks()
     stale = await chunks.deliver(0, 9)
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     again = await chunks.deliver(0, 14)
     chunks.consumer.ack(stale)
     assert await chunks.commit() is None
@@ -263,7 +268,7 @@ async def test_a_seek_that_overtook_a_commit_blocks_nothing() -> None:
     """The chunk comes again although it is committed; Faust takes no notice of its ack."""
     chunks = Chunks()
     chunks.consumer.ack(await chunks.deliver(0, 9))
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     chunks.consumer._committed_offset[ONE] = chunks.committed[ONE] = 10
     again, following = await chunks.deliver(0, 9), await chunks.deliver(10, 19)
     assert not chunks.consumer.ack(again)
@@ -275,7 +280,7 @@ async def test_a_seek_that_overtook_a_commit_blocks_nothing() -> None:
 
 async def test_drops_what_was_read_before_a_seek() -> None:
     chunks = Chunks({ONE: 100})
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     await chunks.deliver(0, 99)
     assert chunks.delivered == []
     assert chunks.consumer._in_flight[ONE] == 0
@@ -294,7 +299,7 @@ async def test_revoked_partitions_are_forgotten_and_others_kept() -> None:
     assert await chunks.commit(ONE) == 10
     assert TWO not in chunks.committed
     # It comes back: from the start, since nothing of it was committed.
-    await chunks.consumer.perform_seek()
+    await chunks.seek()
     chunks.consumer.ack(await chunks.deliver(0, 4, TWO))
     assert await chunks.commit(TWO) == 5
 

@@ -74,6 +74,7 @@ class Consumer:
         self.ends = dict(ends)
         self.starts: dict[TP, int] = {}
         self.positions: dict[TP, int] = {}
+        self.delivered: dict[TP, int] = {}
         self.silent = False
 
     def assignment(self) -> set[TP]:
@@ -90,12 +91,13 @@ class Consumer:
     async def position(self, tp: TP) -> int:
         return self.positions[tp]
 
+    def last_delivered(self, tp: TP) -> int:
+        return self.delivered.get(tp, -1)
 
-def monitor_of(consumer: Consumer, delivered: Mapping[TP, int]) -> ProgressMonitor:
+
+def monitor_of(consumer: Consumer) -> ProgressMonitor:
     app: Any = SimpleNamespace(
-        consumer=consumer,
-        tables=SimpleNamespace(changelog_topics={"changelog"}),
-        monitor=SimpleNamespace(tp_read_offsets=dict(delivered)),
+        consumer=consumer, tables=SimpleNamespace(changelog_topics={"changelog"})
     )
     return ProgressMonitor(app)
 
@@ -103,11 +105,12 @@ def monitor_of(consumer: Consumer, delivered: Mapping[TP, int]) -> ProgressMonit
 @pytest.mark.parametrize(
     ("committed", "end", "delivered", "position", "lag"),
     [
-        (10, 10, 9, 10, 0),  # all done
-        (10, 12, 9, 10, 2),  # not fetched yet
-        (10, 12, 11, 12, 2),  # fetched and in work
+        (10, 10, None, 10, 0),  # all done
+        (10, 10, 9, 10, 0),  # read once more after its commit
+        (10, 12, None, 10, 2),  # not fetched yet
+        (10, 12, 11, 12, 2),  # fetched and in work, or lost on the way to its agent
         (10, 11, 9, 11, 0),  # what follows is a marker that was skipped
-        (10, 12, None, 10, 2),  # nothing delivered since the start
+        (10, 11, None, 11, 0),
         (0, 5, None, 0, 5),
     ],
 )
@@ -117,7 +120,8 @@ async def test_lag_from_offsets(
     changelog = TP("changelog", 0)
     consumer = Consumer({A: committed, changelog: None}, {A: end})
     consumer.positions = {A: position}
-    monitor = monitor_of(consumer, {} if delivered is None else {A: delivered})
+    consumer.delivered = {} if delivered is None else {A: delivered}
+    monitor = monitor_of(consumer)
     await monitor.refresh()
     assert monitor.error is None
     assert [(p.topic, p.committed, p.lag) for p in monitor.progress.partitions] == [
@@ -129,7 +133,7 @@ async def test_without_a_commit_the_first_record_left_counts() -> None:
     consumer = Consumer({A: None, B: None}, {A: 100, B: 100})
     consumer.starts = {A: 100, B: 40}
     consumer.positions = {A: 100, B: 40}
-    monitor = monitor_of(consumer, {})
+    monitor = monitor_of(consumer)
     await monitor.refresh()
     assert ages(monitor.progress) == {0: (0, 0.0), 1: (60, 0.0)}
 
@@ -137,7 +141,7 @@ async def test_without_a_commit_the_first_record_left_counts() -> None:
 async def test_no_partitions_no_questions() -> None:
     consumer = Consumer({}, {})
     consumer.silent = True
-    monitor = monitor_of(consumer, {})
+    monitor = monitor_of(consumer)
     await monitor.refresh()
     assert (monitor.error, monitor.progress.partitions) == (None, [])
 
@@ -145,7 +149,7 @@ async def test_no_partitions_no_questions() -> None:
 async def test_a_broker_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dafu.web.progress._TIMEOUT_SECONDS", 0.01)
     consumer = Consumer({A: 1}, {A: 1})
-    monitor = monitor_of(consumer, {})
+    monitor = monitor_of(consumer)
     assert (monitor.age_s, monitor.silent_s) == (None, 0.0)
     consumer.silent = True
     await monitor.refresh()
