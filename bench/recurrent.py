@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.forest import per_row_us
 from bench.results import Cell, Section, Table, figure
-from dafu.models.calibration import Calibration
+from dafu.models.calibration import RankCalibration
 from dafu.models.recurrent import Cell as CellName
 from dafu.models.recurrent import RecurrentModel, SequenceInput, prepare
 from dafu.models.sequence_training import build_network, weights_of
@@ -73,7 +73,7 @@ def measure() -> Section:
             objective="surprise",
             inputs=inputs,
             weights=weights_of(habits),
-            calibration=Calibration((0.0, 1.0), (0.0, 1.0)),
+            calibration=RankCalibration((0.0, 1.0), (0.0, 1.0)),
         )
         step = one_step(network)
         whole = tf.function(network, autograph=False)

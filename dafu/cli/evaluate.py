@@ -83,6 +83,9 @@ def evaluate(
         int, typer.Option(min=0, help="Bootstrap samples of users, for the intervals.")
     ] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap and the shuffling.")] = 0,
+    delay_days: Annotated[
+        int, typer.Option(min=0, help="Days until labels are known to features.")
+    ] = 7,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad rows out instead of stopping.")
     ] = False,
@@ -118,7 +121,7 @@ def evaluate(
     if scores is not None:
         found = _from_file(scores, score_column, replayed(reader, skip_bad, delay_days), start)
     else:
-        found = _from_model(model or settings.model_path, reader, skip_bad, start)
+        found = _from_model(model or settings.model_path, reader, skip_bad, delay_days, start)
     history, scored = found
     how = learning or scored.learning
     rules = core.Rules(
@@ -186,7 +189,7 @@ def _evaluated(history: History, since: int | None) -> np.ndarray:
 
 
 def _from_model(
-    path: Path | None, reader: Any, skip_bad: bool, since: int | None
+    path: Path | str | None, reader: Any, skip_bad: bool, delay_days: int, since: int | None
 ) -> tuple[History, _Scored]:
     from dafu.features.catalogue import CATALOGUE_HASH, INDEX
     from dafu.models.errors import ModelPackageError

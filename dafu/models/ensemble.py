@@ -20,7 +20,6 @@ from msgspec import Struct, to_builtins
 from numpy.typing import NDArray
 
 from dafu.kernel import kernel
-from dafu.models.arithmetic import log_odds, sigmoid
 from dafu.models.calibration import IDENTITY, Calibration
 from dafu.models.errors import ModelError
 from dafu.models.model import (
@@ -37,6 +36,7 @@ from dafu.models.model import (
     read_parameters,
     sum_by_group,
 )
+from dafu.models.numeric import log_odds, sigmoid
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]

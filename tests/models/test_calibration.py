@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dafu.models.arithmetic import ln, log_odds, sigmoid
 from dafu.models.calibration import (
     IDENTITY,
     BetaCalibration,
@@ -21,6 +20,7 @@ from dafu.models.calibration import (
     RankCalibration,
 )
 from dafu.models.errors import ModelError, TrainingError
+from dafu.models.numeric import ln, log_odds, sigmoid
 from dafu.models.trainers.calibration import fit_beta, fit_isotonic
 
 
