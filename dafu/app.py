@@ -19,8 +19,10 @@ import faust.auth
 import mode.loop
 from faust.types.auth import CredentialsT
 
+from dafu.agents.control import ControlAgent
 from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
+from dafu.agents.shelf import Shelf
 from dafu.agents.users import UsersAgent
 from dafu.agents.watchdog import (
     CHECK_SECONDS,
@@ -183,14 +185,17 @@ except DafuError as exc:
 
 transactions = app.bytes_topic(settings.topics.transactions)
 labels = app.bytes_topic(settings.topics.labels)
+control = app.bytes_topic(settings.topics.control)
 transactions_by_merchant = app.bytes_topic(settings.topics.transactions_by_merchant)
 decisions = app.bytes_topic(settings.topics.decisions)
 dead_letters = app.bytes_topic(settings.topics.dead_letters)
 
+shelf = Shelf({"scoring": merchant_stage.model, "sequence": user_stage.sequence})
 users = UsersAgent(
     user_stage,
     app.packed_table("users"),
     app.batch_sender,
+    shelf,
     topic=transactions_by_merchant,
     dead_letters=dead_letters,
 )
@@ -198,13 +203,22 @@ merchants = MerchantsAgent(
     merchant_stage,
     app.packed_table("merchants"),
     app.batch_sender,
+    shelf,
     topic=decisions,
     dead_letters=dead_letters,
 )
 
 labeller = LabelsAgent(app.batch_sender, topic=transactions, dead_letters=dead_letters)
+controller = ControlAgent(
+    app.packed_table("models"),
+    app.batch_sender,
+    shelf,
+    logs={"scoring": transactions_by_merchant, "sequence": transactions},
+    dead_letters=dead_letters,
+)
 
 app.agent(labels, name="labels")(labeller.run)
+app.agent(control, name="control")(controller.run)
 app.agent(transactions, name="users")(users.run)
 app.agent(transactions_by_merchant, name="merchants")(merchants.run)
 reporter = register_views(
@@ -219,7 +233,7 @@ app.watch(reporter.situation)
 
 @app.on_worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(_app: Any, **_: Any) -> None:
-    warm_up(merchant_stage.model)
+    warm_up(merchant_stage.model, user_stage.sequence)
     # What lives as long as the worker need not be looked at by every collection, and most objects
     # of a batch die with it: collect seldom, and only what is young.
     gc.collect()

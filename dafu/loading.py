@@ -6,7 +6,9 @@ Worker, file scoring and tools build their stages here, so that all of them deci
 from __future__ import annotations
 
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH
-from dafu.models.package import load_model
+from dafu.models.errors import ModelPackageError
+from dafu.models.package import load_model, load_package
+from dafu.models.recurrent import RecurrentModel
 from dafu.rules import load_rules
 from dafu.settings import Settings
 from dafu.stages.merchants import MerchantStage
@@ -26,7 +28,15 @@ def load_stages(settings: Settings) -> tuple[UserStage, MerchantStage]:
     model = None
     if settings.model_path is not None:
         model = load_model(settings.model_path, CATALOGUE_HASH)
+    sequence: RecurrentModel | None = None
+    if settings.sequence_model is not None:
+        found = load_package(settings.sequence_model, CATALOGUE_HASH)
+        if not isinstance(found, RecurrentModel):
+            raise ModelPackageError(
+                f"{settings.sequence_model}: a model of kind {found.kind} is no sequence model"
+            )
+        sequence = found
     return (
-        UserStage(int(settings.limits.max_future_skew_s * 1000)),
+        UserStage(int(settings.limits.max_future_skew_s * 1000), sequence),
         MerchantStage(rules, model, settings.thresholds),
     )

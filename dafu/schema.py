@@ -119,13 +119,28 @@ class Explanations(Struct, frozen=True, gc=False):
     amount_risk: Unit
     user_behavior_risk: Unit
     merchant_risk: Unit
+    sequence_risk: Unit
+
+
+class CandidateScore(Struct, frozen=True, gc=False):
+    """What a model says that looks on and decides nothing."""
+
+    role: Literal["challenger", "shadow"]
+    model: str
+    version: str
+    risk_score: Unit
 
 
 class Versions(Struct, frozen=True, gc=False):
-    """What decided: content hashes of rules, model, feature catalogue and thresholds."""
+    """What decided: content hashes of rules, model, feature catalogue and thresholds.
+
+    `sequence` is the 64-bit hash, in hexadecimal, of the version of the sequence model whose view
+    is among the features; null for none.
+    """
 
     rules: str
     model: str | None
+    sequence: str | None
     features: str
     thresholds: str
 
@@ -137,6 +152,7 @@ class Decision(Struct, frozen=True, gc=False):
     the worker (those travel in the record's headers). `risk_score` is 0..1; `confidence` 0.5..1 is
     how far the score is from even odds; `scores` holds one score per model and `rules`;
     `explanations` holds the risk 0..1 by group; `degraded` says that no model took part.
+    `candidates` are models that score the same transactions without a say.
     """
 
     transaction_id: str
@@ -155,6 +171,7 @@ class Decision(Struct, frozen=True, gc=False):
     rules_fired: list[FiredRule]
     versions: Versions
     degraded: bool
+    candidates: list[CandidateScore] = []
 
 
 class InvalidRecordError(DafuError):

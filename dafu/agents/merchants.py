@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from dafu.agents.shell import LATENCY, WORKER, WORKER_NAME, Sending, StageAgent, now_ms
 from dafu.columns import ByteColumn
+from dafu.registry import Level, Role
 from dafu.stages.batch import InputBatch, MerchantOutput
 from dafu.stages.decide import DECISIONS
 from dafu.stages.merchants import MerchantStage
@@ -20,6 +22,11 @@ class MerchantsAgent(StageAgent[MerchantOutput]):
     """Runs stage two; its topic is that of the decisions."""
 
     stage: MerchantStage
+    level: Level = "scoring"
+
+    def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> MerchantStage:
+        """Stage two with other models."""
+        return MerchantStage(self.stage.rules, champion, self.stage.thresholds, candidates)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -14,15 +14,18 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
 
+from dafu.agents.shelf import Shelf
 from dafu.columns import ByteColumn
 from dafu.errors import DafuError
+from dafu.registry import Level, Lineup, Role
 from dafu.stages.batch import InputBatch, Partitions, Piece, Rejected, StageOutput
+from dafu.stages.switches import apply_switch, by_lineup, cut_at_switches, is_switch
 from dafu.streaming import dead_letters
 from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
@@ -165,6 +168,8 @@ class StageAgent(abc.ABC, Generic[Output]):
         Changelogged with the partitions of the topic that the stream reads.
     sender : callable
         The worker's sender.
+    shelf : Shelf
+        Where deployed models are loaded.
     topic, dead_letters : Faust topics
         Where outputs and rejected records go; created if they are missing.
     """
@@ -174,6 +179,7 @@ class StageAgent(abc.ABC, Generic[Output]):
         stage: Stage[Output],
         table: PackedTable,
         sender: SenderSource,
+        shelf: Shelf,
         *,
         topic: Any,
         dead_letters: Any,
@@ -181,6 +187,8 @@ class StageAgent(abc.ABC, Generic[Output]):
         self.stage = stage
         self.table = table
         self.sender = sender
+        self.shelf = shelf
+        self._built: dict[tuple[tuple[str, str | None], ...], Stage[Output]] = {}
         self.topic: str = topic.get_topic_name()
         self.dead_letter_topic: str = dead_letters.get_topic_name()
         self.counters = Counters()
@@ -201,6 +209,28 @@ class StageAgent(abc.ABC, Generic[Output]):
         await prepare(stream.channel, self.table, self._outputs, self.sender())
         await consume(stream, self.process, self.table.app.settings.batch_records)
 
+    @property
+    @abc.abstractmethod
+    def level(self) -> Level:
+        """Of the models that the stage uses."""
+
+    @abc.abstractmethod
+    def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> Stage[Output]:
+        """The stage with other models."""
+
+    async def stage_with(self, lineup: Lineup) -> Stage[Output]:
+        """The stage with the models of a lineup, as far as they can be had."""
+        champion = await self.shelf.champion(self.level, lineup)
+        found = [(c.role, await self.shelf.get(self.level, c.model)) for c in lineup.candidates]
+        candidates = [(role, model) for role, model in found if model is not None]
+        key = tuple(
+            (role, None if model is None else model.version)
+            for role, model in [("champion", champion), *candidates]
+        )
+        if key not in self._built:
+            self._built[key] = self.rebuilt(champion, candidates)
+        return self._built[key]
+
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Apply chunks of one topic, publish what comes of them, then log and store the new state.
 
@@ -211,9 +241,36 @@ class StageAgent(abc.ABC, Generic[Output]):
             partition: await self.table.claim(sender, partition)
             for partition in {chunk.partition for chunk in chunks}
         }
+        for part in cut_at_switches(input_batch(chunks)):
+            if is_switch(part, 0):
+                await self._switch(sender, source, part, claims)
+                continue
+            for lineup, batch in by_lineup(part, self.table.partition):
+                stage = self.stage if lineup is None else await self.stage_with(lineup)
+                await self._work(sender, source, batch, claims, stage)
+
+    async def _switch(
+        self, sender: BatchSender, source: str, batch: InputBatch, claims: Mapping[int, int]
+    ) -> None:
+        """Let other models hold from here on in this log."""
+        partition = batch.pieces[0].partition
+        changes = apply_switch(batch, self.table.partition)
+        if changes is None:
+            rejected = [Rejected(0, "invalid_switch", "not a switch of models")]
+            await send_dead_letters(sender, self.dead_letter_topic, source, batch, rejected)
+        elif len(changes):
+            await self.table.commit_batch(sender, partition, changes, claims[partition])
+
+    async def _work(
+        self,
+        sender: BatchSender,
+        source: str,
+        batch: InputBatch,
+        claims: Mapping[int, int],
+        stage: Stage[Output],
+    ) -> None:
         started = time.perf_counter()
-        batch = input_batch(chunks)
-        output = self.stage.run(batch, self.table.partition)
+        output = stage.run(batch, self.table.partition)
         self.counters.busy_seconds += time.perf_counter() - started
         sends = self.publish(sender, source, batch, output)
         if output.rejected:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from dafu.agents.shell import Sending, StageAgent
 from dafu.columns import ByteColumn
+from dafu.registry import Level, Role
 from dafu.stages.batch import InputBatch, UserOutput
 from dafu.stages.users import UserStage
 from dafu.streaming import dead_letters
@@ -19,6 +21,12 @@ class UsersAgent(StageAgent[UserOutput]):
     """Runs stage one; its topic is the merchant-keyed one."""
 
     stage: UserStage
+    level: Level = "sequence"
+
+    def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> UserStage:
+        """Stage one with other sequence models."""
+        others = [model for _, model in candidates]
+        return UserStage(self.stage.max_future_skew_ms, champion, others)
 
     def publish(
         self, sender: BatchSender, source: str, batch: InputBatch, output: UserOutput

@@ -21,7 +21,7 @@ from dafu.settings.consistency import contradictions
 from dafu.settings.files import CONF_NAME, find_conf
 from dafu.settings.model import GROUPS, SECRET, SETTINGS, Settings
 from dafu.settings.problems import Problem, SettingsError
-from dafu.settings.values import allowed, checked
+from dafu.settings.values import MODELS, allowed, checked
 
 ENVIRONMENT: Final[dict[str, str]] = {
     "DAFU_APP_ID": "app_id",
@@ -33,6 +33,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "DAFU_COMMIT_INTERVAL": "commit_interval_s",
     "DAFU_RULES": "rules_file",
     "MODEL_STORAGE_PATH": "model_path",
+    "DAFU_SEQUENCE_MODEL": "sequence_model",
     "DAFU_TOPIC_PREFIX": "topics.prefix",
     "DAFU_PARTITIONS": "topics.partitions",
     "DAFU_REPLICATION_FACTOR": "topics.replication_factor",
@@ -164,7 +165,7 @@ def _from_node(
                 yield from _from_node(path, loader, value_node, key, problems)
         else:
             value = loader.construct_object(value_node, deep=True)
-            if value is not None or name == "model_path":
+            if value is not None or name in MODELS:
                 yield name, value, origin, path.parent
         seen.add(key)
 

@@ -69,6 +69,11 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.prefix}labels"
 
     @property
+    def control(self) -> str:
+        """Requests about models."""
+        return f"{self.prefix}control"
+
+    @property
     def transactions_by_merchant(self) -> str:
         """What stage one hands to stage two, keyed by merchant."""
         return f"{self.prefix}transactions-by-merchant"
@@ -197,6 +202,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(ge=0.01, le=3600.0, description="seconds from 0.01 to 3600")
     ] = 1.0
     rules_file: Path = field(default_factory=lambda: find_conf("rules.yaml", {}))
+    sequence_model: Path | str | None = None
+    """Package of the recurrent model that steps through each user's transactions, if any."""
     model_path: Path | str | None = PACKAGE / "models" / "default"
     topics: Topics = Topics()
     thresholds: Thresholds = Thresholds()

@@ -32,12 +32,16 @@ def checked(name: str, raw: Any, base: Path) -> Any:
     return value
 
 
+MODELS: Final = ("model_path", "sequence_model")
+"""Settings that name a package, by path or URL, or none."""
+
+
 def _path(name: str, raw: Any, base: Path) -> Path | str | None:
-    if name == "model_path" and (raw is None or raw == "none"):
+    if name in MODELS and (raw is None or raw == "none"):
         return None
     if not isinstance(raw, str) or not raw.strip() or "\0" in raw:
         raise ValueError(f"{raw!r} is not a path")
-    if name == "model_path" and "://" in raw:
+    if name in MODELS and "://" in raw:
         return raw.strip()
     path = base / Path(raw.strip()).expanduser()
     if name in ("rules_file", "security.ssl_cafile") and not path.is_file():

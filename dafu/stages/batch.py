@@ -79,6 +79,22 @@ class InputBatch(Struct, frozen=True):
         partitions = np.array([p.partition for p in self.pieces], np.int64)
         return np.repeat(partitions, [p.end - p.start for p in self.pieces])
 
+    def part(self, rows: NDArray[np.int64]) -> InputBatch:
+        """These records (ascending positions) alone."""
+        pieces: list[Piece] = []
+        for piece, own in zip(self.pieces, self.cut(rows), strict=True):
+            if own.stop > own.start:
+                pieces.append(Piece(piece.partition, own.start, own.stop))
+        back = {int(row): i for i, row in enumerate(rows)} if self.rerouted else {}
+        return InputBatch(
+            pieces,
+            self.keys.take(rows),
+            self.values.take(rows),
+            self.offsets[rows],
+            self.timestamps[rows],
+            frozenset(back[i] for i in self.rerouted if i in back),
+        )
+
     def cut(self, rows: NDArray[np.int64]) -> list[slice]:
         """Which of these rows (ascending) belong to each piece."""
         ends = np.searchsorted(rows, [p.end for p in self.pieces]).tolist()

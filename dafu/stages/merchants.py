@@ -19,7 +19,8 @@ from dafu.features.catalogue import INDEX, MERCHANT_FEATURES
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import APPLIED, FENCED, LABELLED, MERCHANTS, PAYMENT
 from dafu.hashing import hash64
-from dafu.models.model import Model
+from dafu.models.model import Model, Scores
+from dafu.registry import Role
 from dafu.rules import RuleSet
 from dafu.schema import Transaction
 from dafu.stages.batch import (
@@ -30,6 +31,7 @@ from dafu.stages.batch import (
     MerchantOutput,
     Partitions,
     Rejected,
+    model_number,
     share_out,
 )
 from dafu.stages.decide import Thresholds, decide
@@ -53,16 +55,26 @@ class MerchantStage:
     model : Model or None
         Without one, rules decide alone and decisions are flagged `degraded`.
     thresholds : Thresholds
+    candidates : sequence of (role, Model)
+        Score the same transactions; what they say is noted and decides nothing.
     """
 
-    def __init__(self, rules: RuleSet, model: Model | None, thresholds: Thresholds) -> None:
+    def __init__(
+        self,
+        rules: RuleSet,
+        model: Model | None,
+        thresholds: Thresholds,
+        candidates: Sequence[tuple[Role, Model]] = (),
+    ) -> None:
         self.rules = rules
         self.model = model
         self.thresholds = thresholds
         self._fields = _FieldReader(rules.names)
         self._feature_names = [n for n in rules.names if n in INDEX]
-        self._columns = None if model is None else model.column_index(INDEX)
-        self._writer = DecisionWriter(rules, model, thresholds)
+        self.candidates = candidates
+        self._scorers = [_Scorer(m) for m in [model] if m is not None]
+        self._lookers = [_Scorer(m) for _, m in candidates]
+        self._writer = DecisionWriter(rules, model, thresholds, candidates)
 
     def run(self, batch: InputBatch, records: Partitions) -> MerchantOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
@@ -142,8 +154,8 @@ class MerchantStage:
             columns[name] = features[:, INDEX[name]]
         evaluation = self.rules.evaluate(columns, len(values))
         scores = None
-        if self.model is not None and self._columns is not None:
-            scores = self.model.score(features, self._columns)
+        for scorer in self._scorers:
+            scores = scorer.score(features, header)
         verdicts = decide(
             None if scores is None else scores.risk,
             evaluation.risk,
@@ -156,8 +168,35 @@ class MerchantStage:
         output.outcomes = verdicts.decision
         ids = DecisionIds(*(texts.json(name) for name in DecisionIds._fields))
         output.decisions = self._writer.write(
-            ids, np.ascontiguousarray(header["time"]), features, evaluation, scores, verdicts
+            ids,
+            np.ascontiguousarray(header["time"]),
+            features,
+            evaluation,
+            scores,
+            verdicts,
+            header["sequence_model"][:, 0],
+            [looker.score(features, header).risk for looker in self._lookers],
         )
+
+
+class _Scorer:
+    """A model with where its features are, and the sequence model that it was trained with."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._columns = model.column_index(INDEX)
+        self._sequence = [model_number(version) for version in model.requires.values()]
+
+    def score(self, features: np.ndarray, header: np.ndarray) -> Scores:
+        """Score rows; another sequence model's view than it knows is a missing one to it."""
+        for number in self._sequence:
+            theirs = header["sequence_model"] == number
+            risk = np.where(theirs, header["sequence_risk"], np.nan)
+            features = features.copy()
+            features[:, INDEX["sequence_risk"]] = np.where(
+                theirs.any(axis=1), np.nanmax(np.where(theirs, risk, -1.0), axis=1), np.nan
+            )
+        return self._model.score(features, self._columns)
 
 
 def _new_ones(

@@ -41,12 +41,14 @@ _WORDS: Final[dict[str, tuple[tuple[str, _Text], ...]]] = {
         ("amount_to_merchant_mean_30d", _above(2, "{:,.1f} times the merchant's 30-day mean")),
         ("merchant_age_days", lambda v: "a merchant seen for the first time" if v == 0 else None),
     ),
+    "sequence": (("sequence_risk", _above(-1, "risk {:.2f} by the sequence model")),),
 }
 _TITLES: Final = [
     {
         "amount": "unusual amount",
         "behavior": "unusual behaviour of the user",
         "merchant": "unusual activity at the merchant",
+        "sequence": "unusual after the user's earlier transactions",
     }[group]
     for group in GROUPS
 ]

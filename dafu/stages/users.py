@@ -99,18 +99,27 @@ class UserStage:
     max_future_skew_ms : int
         How far the time of a transaction, or of the observation that a label stems from, may be
         after the time of the record that carries it.
-    sequence : sequence of RecurrentModel
-        Those that look at each user's transactions one after the other; what the first one says is
-        the feature `sequence_risk`. At most MAX_SEQUENCE_MODELS.
+    sequence : RecurrentModel or None
+        Looks at each user's transactions one after the other; what it says is the feature
+        `sequence_risk`.
+    candidates : sequence of RecurrentModel
+        Look on likewise, and nothing depends on them. At most MAX_SEQUENCE_MODELS in all.
     """
 
-    def __init__(self, max_future_skew_ms: int, sequence: Sequence[RecurrentModel] = ()) -> None:
+    def __init__(
+        self,
+        max_future_skew_ms: int,
+        sequence: RecurrentModel | None = None,
+        candidates: Sequence[RecurrentModel] = (),
+    ) -> None:
         self.max_future_skew_ms = max_future_skew_ms
-        if len(sequence) > MAX_SEQUENCE_MODELS:
-            raise ValueError(f"at most {MAX_SEQUENCE_MODELS} sequence models, not {len(sequence)}")
         self.sequence = sequence
-        self._memories = [Memory(model_number(m.version), m.state_size) for m in sequence]
-        self._columns = [m.column_index(USER_INDEX) for m in sequence]
+        self.candidates = candidates
+        if len(candidates) >= MAX_SEQUENCE_MODELS:
+            raise ValueError(f"at most {MAX_SEQUENCE_MODELS - 1} other sequence models look on")
+        self._models = [m for m in (sequence, *candidates) if m is not None]
+        self._memories = [Memory(model_number(m.version), m.state_size) for m in self._models]
+        self._columns = [m.column_index(USER_INDEX) for m in self._models]
 
     def run(self, batch: InputBatch, records: Partitions) -> UserOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
@@ -154,16 +163,20 @@ class UserStage:
     def _step_sequence(
         self, state: WorkingSet, users: np.ndarray, features: np.ndarray, status: np.ndarray
     ) -> list[tuple[int, np.ndarray]]:
-        """Let the sequence models look at what was applied: whose risks, float64 [n]."""
+        """Let the sequence models look at what was applied: whose risks, float64 [n].
+
+        The champion's come first; model 0 is none.
+        """
         entity = np.where(status == APPLIED, users, -1)
         risks = [
             (memory.model, model.step(features, columns, entity, kept).risk)
             for model, columns, memory, kept in zip(
-                self.sequence, self._columns, self._memories, state.memories, strict=True
+                self._models, self._columns, self._memories, state.memories, strict=True
             )
         ]
-        if risks:
-            features[:, _SEQUENCE_RISK] = risks[0][1]
+        if self.sequence is None:
+            return [(0, features[:, _SEQUENCE_RISK]), *risks]
+        features[:, _SEQUENCE_RISK] = risks[0][1]
         return risks
 
     def _reject_future(self, batch: InputBatch, parsed: _Parsed) -> None:

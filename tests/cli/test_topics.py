@@ -103,10 +103,10 @@ def decision(i: int, kind: Any = "approve") -> bytes:
             confidence=0.75,
             model_used="rules",
             scores={"rules": 0.25},
-            explanations=Explanations(0.25, 0.0, 0.0),
+            explanations=Explanations(0.25, 0.0, 0.0, 0.0),
             reasons=[Reason("rule:a", 'amount "1" > 0')],
             rules_fired=[FiredRule("a", kind, 0.25, "live")],
-            versions=Versions("r", None, "f", "t"),
+            versions=Versions("r", None, None, "f", "t"),
             degraded=True,
         )
     )

@@ -24,10 +24,10 @@ def decision(name: str, kind: str = "approve") -> bytes:
             confidence=0.75,
             model_used="rules",
             scores={"rules": 0.25},
-            explanations=Explanations(0.25, 0.0, 0.0),
+            explanations=Explanations(0.25, 0.0, 0.0, 0.0),
             reasons=[],
             rules_fired=[],
-            versions=Versions("r", None, "f", "t"),
+            versions=Versions("r", None, None, "f", "t"),
             degraded=True,
         )
     )

@@ -18,9 +18,11 @@ from dafu.models.ensemble import EnsembleModel, Part
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.model import Model, Scores
 from dafu.rules import Evaluation, parse_rules
+from dafu.registry import Role
 from dafu.schema import (
     MAX_TIMESTAMP_MS,
     MIN_TIMESTAMP_MS,
+    CandidateScore,
     Decision,
     Explanations,
     FiredRule,
@@ -32,7 +34,7 @@ from dafu.settings import load_settings
 from dafu.stages import decision_json
 from dafu.stages.decide import APPROVE, DECISIONS, LEVELS, Thresholds, Verdicts, decide
 from dafu.stages.decision_json import UnwritableValueError
-from dafu.stages.decisions import DecisionIds, DecisionWriter
+from dafu.stages.decisions import GROUPS, DecisionIds, DecisionWriter, feature_text
 from dafu.stages.names import RULE_NAMES
 from dafu.stages.reasons import model_reasons
 
@@ -82,7 +84,17 @@ row_values = st.tuples(
     st.tuples(risks, risks, risks),
 )
 batches = st.lists(row_values, min_size=1, max_size=12)
-Made = tuple[DecisionIds, np.ndarray, np.ndarray, Evaluation, Scores | None, Verdicts]
+Made = tuple[
+    DecisionIds,
+    np.ndarray,
+    np.ndarray,
+    Evaluation,
+    Scores | None,
+    Verdicts,
+    np.ndarray,
+    list[np.ndarray],
+]
+CANDIDATES: list[tuple[Role, Model]] = [("shadow", MODEL)]
 
 
 def made(rows: list[Any], model: Model | None) -> Made:
@@ -110,7 +122,9 @@ def made(rows: list[Any], model: Model | None) -> Made:
         None if scores is None else scores.risk, evaluation.risk, evaluation.outcome, THRESHOLDS
     )
     written = DecisionIds(*(_json_strings(column) for column in zip(*names, strict=True)))
-    return written, np.array(times), features, evaluation, scores, verdicts
+    sequence = np.array([time % 3 for time in times], np.uint64)
+    looking_on = [np.array(amounts) % 7 / 10]
+    return written, np.array(times), features, evaluation, scores, verdicts, sequence, looking_on
 
 
 def _json_strings(texts: tuple[str, ...]) -> ByteColumn:
@@ -125,11 +139,14 @@ def naive(
     evaluation: Evaluation,
     scores: Scores | None,
     verdicts: Verdicts,
+    sequence: np.ndarray,
+    looking_on: list[np.ndarray],
 ) -> bytes:
     """The payload of row `i`, from its values and those of the batch."""
     names, time = row[:2]
     risk = float(verdicts.risk[i])
-    by_group = {g: float(evaluation.group_risk[g][i]) for g in evaluation.group_risk}
+    by_group = dict.fromkeys(GROUPS, 0.0)
+    by_group |= {g: float(evaluation.group_risk[g][i]) for g in evaluation.group_risk}
     by_source = {}
     hits = evaluation.hits(i)
     reasons = [Reason(f"rule:{h.rule_id}", h.text) for h in hits if h.mode == "live"]
@@ -137,15 +154,29 @@ def naive(
         by_source[model.name] = float(np.round(scores.risk[i], 6))
         for k, name in enumerate(model.member_names):
             by_source[name] = float(np.round(scores.risk[i] / (2 + k), 6))
-        known = [model.groups.index(group) for group in MODEL.groups]
-        for k, group in zip(known, MODEL.groups, strict=True):
-            by_group[group] = max(by_group[group], float(scores.group_risk[i, k]))
+        one = slice(i, i + 1)
+        group_risk = scores.group_risk[one]
+        told = []
+        if verdicts.decision[i] != APPROVE:
+            columns = model.column_index(INDEX)
+            why = model.explain(features[one], columns)
+            group_risk = model.explained_risk(why)
+            most = sorted(range(len(columns)), key=lambda f: -why.features[0, f])[:3]
+            told = [
+                f"{model.feature_names[f]} {feature_text(features[i, columns[f]])}"
+                for f in most
+                if why.features[0, f] > 0
+            ]
+        ordered = np.zeros((1, len(GROUPS)))
+        for k, group in enumerate(GROUPS):
+            if group in model.groups:
+                ordered[0, k] = group_risk[0, model.groups.index(group)]
+                by_group[group] = max(by_group[group], float(ordered[0, k]))
         if verdicts.level[i] > 0 or verdicts.decision[i] != APPROVE:
-            one = slice(i, i + 1)
-            found = model_reasons(
-                model.name, scores.risk[one], scores.group_risk[one][:, known], features[one]
-            )
+            found = model_reasons(model.name, scores.risk[one], ordered, features[one])
             reasons += [reason for reason in found if reason is not None]
+        if told:
+            reasons.append(Reason(f"model:{model.name}", f"raised most by {', '.join(told)}"))
     by_source["rules"] = float(np.round(evaluation.risk[i], 6))
     return encode_decision(
         Decision(
@@ -160,18 +191,22 @@ def naive(
             confidence=float(np.round(max(risk, 1.0 - risk), 6)),
             model_used="rules" if model is None else f"{model.name}+rules",
             scores=by_source,
-            explanations=Explanations(
-                *(float(np.round(by_group[g], 6)) for g in ("amount", "behavior", "merchant"))
-            ),
+            explanations=Explanations(*(float(np.round(by_group[g], 6)) for g in GROUPS)),
             reasons=reasons,
             rules_fired=[FiredRule(h.rule_id, h.action, h.risk_score, h.mode) for h in hits],
             versions=Versions(
                 RULES.version,
                 None if model is None else model.version,
+                f"{sequence[i]:016x}" if sequence[i] else None,
                 CATALOGUE_HASH,
                 THRESHOLDS.version,
             ),
             degraded=model is None,
+            candidates=[
+                CandidateScore(
+                    "shadow", MODEL.name, MODEL.version, float(np.round(looking_on[0][i], 6))
+                )
+            ],
         )
     )
 
@@ -180,7 +215,7 @@ def naive(
 @settings(max_examples=60, deadline=None)
 @given(rows=batches)
 def test_payloads_are_encoded_decisions(model: Model | None, rows: Any) -> None:
-    writer = DecisionWriter(RULES, model, THRESHOLDS)
+    writer = DecisionWriter(RULES, model, THRESHOLDS, CANDIDATES)
     whole = made(rows, model)
     payloads = writer.write(*whole).tolist()
     assert payloads == [naive(row, i, model, *whole[2:]) for i, row in enumerate(rows)]
@@ -192,16 +227,16 @@ def test_payloads_are_encoded_decisions(model: Model | None, rows: Any) -> None:
 def test_what_is_no_risk_is_not_published(wrong: float) -> None:
     row = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, wrong, (0.0, 0.0, 0.0))
     with pytest.raises(UnwritableValueError, match="number in millionths"):
-        DecisionWriter(RULES, MODEL, THRESHOLDS).write(*made([row], MODEL))
+        DecisionWriter(RULES, MODEL, THRESHOLDS, CANDIDATES).write(*made([row], MODEL))
 
 
 def test_one_compiled_kernel_whatever_the_batch_is_made_of() -> None:
     plain = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, 0.5, (0.0, 0.1, 0.0))
     odd = (('"', "\0", "\u00e9"), MIN_TIMESTAMP_MS, 5e4, "DE", 1.0, 0.9, (0.0, 0.1, 0.0))
     fill: Any = decision_json._fill
-    DecisionWriter(RULES, MODEL, THRESHOLDS).write(*made([plain], MODEL))
+    DecisionWriter(RULES, MODEL, THRESHOLDS, CANDIDATES).write(*made([plain], MODEL))
     compiled = len(fill.signatures)
     for model in (MODEL, None):
         for rows in ([odd], [odd, plain] * 3):
-            DecisionWriter(RULES, model, THRESHOLDS).write(*made(rows, model))
+            DecisionWriter(RULES, model, THRESHOLDS, CANDIDATES).write(*made(rows, model))
     assert len(fill.signatures) == compiled

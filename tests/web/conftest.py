@@ -17,6 +17,7 @@ from yarl import URL
 
 from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
+from dafu.agents.shelf import Shelf
 from dafu.agents.users import UsersAgent
 from dafu.broker import free_port
 from dafu.columns import ByteColumn
@@ -85,10 +86,12 @@ class Worker:
             web=Web(port=free_port()),
         )
         self.app = app_class(settings)
+        shelf = Shelf({"scoring": None, "sequence": None})
         self.users = UsersAgent(
             UserStage(DAY),
             self.app.packed_table("users"),
             self.app.batch_sender,
+            shelf,
             topic=self.app.bytes_topic("by-merchant"),
             dead_letters=self.app.bytes_topic("dead"),
         )
@@ -97,6 +100,7 @@ class Worker:
             MerchantStage(rules, None, Thresholds()),
             self.app.packed_table("merchants"),
             self.app.batch_sender,
+            shelf,
             topic=self.app.bytes_topic("decisions"),
             dead_letters=self.app.bytes_topic("dead"),
         )

@@ -1,0 +1,219 @@
+"""Which models decide, as events: what was asked for, what follows from it, and when it holds.
+
+Deployments are events on the topic `control`, and that topic is the registry: the state is what
+the events add up to. What holds from when is fixed elsewhere: each event that changes something
+becomes a **switch**, a record in the very logs that the stages read, one in each partition. What
+stands before it is decided by the old models and what stands behind it by the new ones, also when
+the log is read again. This module is pure; it knows neither topics' clients nor models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from dafu.errors import DafuError
+from dafu.schema import Id, LongText, ShortText
+
+Action = Literal["deploy", "promote", "rollback", "stop"]
+Role = Literal["champion", "challenger", "shadow"]
+Level = Literal["scoring", "sequence"]
+"""Models that score transactions in stage two; sequence models, which step in stage one."""
+
+MAX_CANDIDATES: Final = {"scoring": 8, "sequence": 2}
+"""Challengers and shadows that may look on at the same time."""
+
+CONTROL_KEY: Final = b"models"
+"""Of all events: one partition orders them."""
+
+SWITCH_KEY: Final = b"\x00models"
+"""Of switches, which no user or merchant is called."""
+
+_SWITCH: Final = b'{"models":'
+
+
+class RegistryError(DafuError):
+    """An event that asks for what can not be."""
+
+
+class ModelRef(Struct, frozen=True):
+    """A package: where it is and, by its version, what is in it.
+
+    The empty URL stands for the package that the workers are configured with.
+    """
+
+    name: ShortText
+    version: ShortText
+    url: LongText
+
+    @property
+    def configured(self) -> bool:
+        """Whether it is whatever the worker is configured with."""
+        return not self.url
+
+
+CONFIGURED: Final = ModelRef("configured", "", "")
+
+
+class ControlEvent(Struct, frozen=True, omit_defaults=True):
+    """A request about models, with who and why, as it stands on `control`.
+
+    `deploy` needs `model` and `role`; `promote` and `stop` name a deployed `version`; `rollback`
+    goes back to the champion before. `at` is epoch milliseconds, for people.
+    """
+
+    event_id: Id
+    action: Action
+    level: Level = "scoring"
+    role: Role = "champion"
+    model: ModelRef | None = None
+    version: ShortText | None = None
+    by: ShortText = ""
+    why: LongText = ""
+    at: int = 0
+
+
+class Candidate(Struct, frozen=True):
+    """A model that scores the same traffic and decides nothing."""
+
+    role: Role
+    model: ModelRef
+
+
+class Lineup(Struct, frozen=True):
+    """The models of one level. Without a champion, rules decide alone.
+
+    `former` are the champions before, latest last.
+    """
+
+    champion: ModelRef | None = CONFIGURED
+    candidates: tuple[Candidate, ...] = ()
+    former: tuple[ModelRef | None, ...] = ()
+
+    @property
+    def models(self) -> list[ModelRef]:
+        """All that score, the champion first."""
+        first = [] if self.champion is None else [self.champion]
+        return first + [c.model for c in self.candidates]
+
+
+_MAX_FORMER: Final = 20
+
+
+def apply(lineup: Lineup, event: ControlEvent) -> Lineup:
+    """The lineup after an event about its level.
+
+    Raises
+    ------
+    RegistryError
+        If the event asks for something impossible; nothing changes then.
+    """
+    match event.action:
+        case "deploy":
+            if event.model is None:
+                raise RegistryError("a deployment names a model")
+            if event.role == "champion":
+                return _crowned(lineup, event.model)
+            others = [c for c in lineup.candidates if c.model.version != event.model.version]
+            if len(others) >= MAX_CANDIDATES[event.level]:
+                raise RegistryError(
+                    f"{len(others)} {event.level} models look on already, which is as many as may; "
+                    "stop one first"
+                )
+            candidates = (*others, Candidate(event.role, event.model))
+            return msgspec.structs.replace(lineup, candidates=candidates)
+        case "promote":
+            return _crowned(lineup, _candidate(lineup, event.version).model)
+        case "rollback":
+            if not lineup.former:
+                raise RegistryError("there is no champion before this one to go back to")
+            *former, champion = lineup.former
+            return Lineup(champion, _without(lineup, champion), tuple(former))
+        case "stop":
+            champion = lineup.champion
+            if champion is not None and event.version == champion.version:
+                return Lineup(None, lineup.candidates, _remembered(lineup))
+            stopped = _candidate(lineup, event.version)
+            rest = tuple(c for c in lineup.candidates if c != stopped)
+            return msgspec.structs.replace(lineup, candidates=rest)
+
+
+def _crowned(lineup: Lineup, model: ModelRef) -> Lineup:
+    if lineup.champion == model:
+        raise RegistryError(f"{model.name} {model.version} is the champion already")
+    return Lineup(model, _without(lineup, model), _remembered(lineup))
+
+
+def _remembered(lineup: Lineup) -> tuple[ModelRef | None, ...]:
+    return (*lineup.former, lineup.champion)[-_MAX_FORMER:]
+
+
+def _without(lineup: Lineup, model: ModelRef | None) -> tuple[Candidate, ...]:
+    return tuple(c for c in lineup.candidates if c.model != model)
+
+
+def _candidate(lineup: Lineup, version: str | None) -> Candidate:
+    for candidate in lineup.candidates:
+        if candidate.model.version == version:
+            return candidate
+    deployed = ", ".join(f"{c.role} {c.model.name} {c.model.version}" for c in lineup.candidates)
+    raise RegistryError(
+        f"no model of version {version!r} looks on; there are: {deployed or 'none at all'}"
+    )
+
+
+class Registry(Struct, frozen=True):
+    """The lineups of both levels."""
+
+    scoring: Lineup = Lineup()
+    sequence: Lineup = Lineup()
+
+    def of(self, level: Level) -> Lineup:
+        """The lineup of a level."""
+        return self.scoring if level == "scoring" else self.sequence
+
+    def after(self, event: ControlEvent) -> Registry:
+        """The registry after an event; raises as `apply`."""
+        lineup = apply(self.of(event.level), event)
+        return msgspec.structs.replace(self, **{event.level: lineup})
+
+
+def registry_after(events: Iterable[ControlEvent]) -> Registry:
+    """What events add up to; those that asked for the impossible changed nothing."""
+    registry = Registry()
+    for event in events:
+        try:
+            registry = registry.after(event)
+        except RegistryError:
+            continue
+    return registry
+
+
+class Switch(Struct, frozen=True):
+    """From here on in this log these models hold. Switches count up; a lower one is a repeat."""
+
+    number: int
+    lineup: Lineup
+
+
+decode_event = msgspec.json.Decoder(ControlEvent).decode
+encode_event = msgspec.json.Encoder().encode
+_decode_switch = msgspec.json.Decoder(Switch).decode
+
+
+def encode_switch(switch: Switch) -> bytes:
+    """A switch as it stands in a log, under SWITCH_KEY."""
+    return _SWITCH + msgspec.json.encode(switch) + b"}"
+
+
+def read_switch(value: bytes | None) -> Switch | None:
+    """The switch that a record under SWITCH_KEY holds, None if it holds none."""
+    if value is None or not value.startswith(_SWITCH):
+        return None
+    try:
+        return _decode_switch(value[len(_SWITCH) : -1])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
