@@ -104,13 +104,20 @@ class _Directory:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written beside the target and renamed, so that nobody ever sees half a package.
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        new, old = staging / "new", staging / "old"
         try:
+            new.mkdir()
             for name, data in contents.items():
-                (staging / name).write_bytes(data)
-            staging.chmod(0o755)
+                (new / name).write_bytes(data)
+            new.chmod(0o755)
             if path.exists():
-                shutil.rmtree(path)
-            staging.rename(path)
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

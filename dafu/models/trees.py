@@ -10,6 +10,7 @@ Knows no library; `trainers` makes such models and `package` stores them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -62,7 +63,7 @@ class BoostedTreesParameters(TreesParameters, frozen=True, forbid_unknown_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreesModel(ModelBase):
+class TreesModel(ModelBase, ABC):
     """What boosted trees and random forests share.
 
     Attributes
@@ -116,14 +117,14 @@ class TreesModel(ModelBase):
         return prepare_shapley(self.forest)
 
     @property
+    @abstractmethod
     def _start(self) -> float:
         """What is added to the sum over the trees."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def _scale(self) -> float:
         """What that is multiplied by."""
-        raise NotImplementedError
 
     _logistic: ClassVar[bool]
 

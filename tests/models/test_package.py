@@ -323,6 +323,25 @@ def test_a_failed_replacement_leaves_no_manifest(
         load_package("memory://halves/m", None)
 
 
+def test_a_failed_replacement_of_a_directory_keeps_the_old_package(
+    model: IsolationForestModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save_package(model, tmp_path / "m")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError("disk full")
+        return rename(self, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "rename", failing)
+        with pytest.raises(ModelPackageError, match=r"cannot write .*: disk full"):
+            save_package(train(seed=2), tmp_path / "m", overwrite=True)
+    assert load_package(tmp_path / "m", "abc123").version == saved.version
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
 def test_figures_that_json_lacks_are_refused(model: IsolationForestModel) -> None:
     with pytest.raises(ModelError, match="metric 'auc' is nan"):
         replace(model, metrics={"auc": float("nan")})
