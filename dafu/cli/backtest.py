@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dafu.ingest import TransactionReader
 
 _MODELS: Final = "baseline,isolation_forest,random_forest,xgboost"
-_PIPED_WIDTH: Final = 160
+_PIPED_WIDTH: Final = 176
 
 
 def backtest(
