@@ -15,7 +15,7 @@ import numpy as np
 
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import CATALOGUE_HASH, INDEX
-from dafu.models.model import Contributions, Model, Scores
+from dafu.models.model import GROUPS, Contributions, Model, Scores
 from dafu.registry import Role
 from dafu.rules import Evaluation, RuleSet
 from dafu.schema import (
@@ -37,9 +37,6 @@ from dafu.stages.decision_json import (
     time_slot,
 )
 from dafu.stages.reasons import model_reasons
-
-GROUPS: Final = ("amount", "behavior", "merchant", "sequence")
-"""Feature groups in the order of the fields of `Explanations`."""
 
 _FIXED: Final = 3 + len(GROUPS)
 """Number slots before those of models: risk, confidence, rules, groups."""

@@ -25,17 +25,12 @@ _decode = msgspec.json.Decoder(Switch).decode
 
 def cut_at_switches(batch: InputBatch) -> list[InputBatch]:
     """The batch in parts, in order, each switch a part by itself."""
-    at = [
-        i for i in np.flatnonzero(batch.keys.lengths == len(_KEY)).tolist() if is_switch(batch, i)
-    ]
+    likely = np.flatnonzero(batch.keys.lengths == len(SWITCH_KEY)).tolist()
+    at = [i for i in likely if is_switch(batch, i)]
     if not at:
         return [batch]
     edges = [0, *(edge for i in at for edge in (i, i + 1)), len(batch)]
-    return [
-        batch.part(np.arange(start, end))
-        for start, end in pairwise(edges)
-        if end > start
-    ]
+    return [batch.part(np.arange(start, end)) for start, end in pairwise(edges) if end > start]
 
 
 def is_switch(batch: InputBatch, i: int) -> bool:

@@ -16,9 +16,9 @@ from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, INDEX
 from dafu.loading import load_stages
 from dafu.models.ensemble import EnsembleModel, Part
 from dafu.models.isolation import IsolationForestModel
-from dafu.models.model import Model, Scores
-from dafu.rules import Evaluation, parse_rules
+from dafu.models.model import GROUPS, Model, Scores
 from dafu.registry import Role
+from dafu.rules import Evaluation, parse_rules
 from dafu.schema import (
     MAX_TIMESTAMP_MS,
     MIN_TIMESTAMP_MS,
@@ -34,7 +34,7 @@ from dafu.settings import load_settings
 from dafu.stages import decision_json
 from dafu.stages.decide import APPROVE, DECISIONS, LEVELS, Thresholds, Verdicts, decide
 from dafu.stages.decision_json import UnwritableValueError
-from dafu.stages.decisions import GROUPS, DecisionIds, DecisionWriter, feature_text
+from dafu.stages.decisions import DecisionIds, DecisionWriter, feature_text
 from dafu.stages.names import RULE_NAMES
 from dafu.stages.reasons import model_reasons
 
