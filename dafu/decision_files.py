@@ -25,7 +25,14 @@ PAYLOAD: Final = "payload"
 """The Parquet column with a decision's exact bytes."""
 
 _FIELDS: Final = Decision.__struct_fields__
-_NESTED: Final = ("scores", "explanations", "reasons", "rules_fired", "versions")
+_NESTED: Final = (
+    "scores",
+    "explanations",
+    "reasons",
+    "rules_fired",
+    "versions",
+    "candidates",
+)
 _FLUSH_ROWS: Final = 20_000
 
 
