@@ -83,7 +83,7 @@ class FeatureFile:
         self._rows: list[np.ndarray] = []
 
     def write(self, transaction_ids: Sequence[str], features: np.ndarray) -> None:
-        """Take rows [n, 83] in catalogue order."""
+        """Take rows [n, F] in catalogue order."""
         self._ids.extend(transaction_ids)
         self._rows.append(features)
         if len(self._ids) >= _FLUSH_ROWS:

@@ -77,7 +77,7 @@ ROWS_PER_TREE: Final = 512
 
 
 def feature_matrix(batches: Iterable[Any]) -> NDArray[np.float64]:
-    """Every feature of every transaction [n, 83], as the stream computes them."""
+    """Every feature of every transaction [n, F], as the stream computes them."""
     pipeline = Pipeline(
         UserStage(0), MerchantStage(compile_rules([], {}, {}, {}), None, Thresholds())
     )

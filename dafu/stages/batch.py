@@ -178,7 +178,7 @@ class MerchantOutput(StageOutput):
     """What stage two made of a batch.
 
     `ingested` holds the time (epoch milliseconds) at which the broker got each decision's
-    transaction, for latency. `features` is float64 [decisions, 83] in catalogue order.
+    transaction, for latency. `features` is float64 [decisions, F] in catalogue order.
     """
 
     keys: ByteColumn

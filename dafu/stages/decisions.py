@@ -141,7 +141,7 @@ class DecisionWriter:
         ----------
         ids : DecisionIds of n
         times : int64 [n], epoch milliseconds
-        features : float64 [n, 83], catalogue order
+        features : float64 [n, F], catalogue order
         evaluation, scores, verdicts
             What rules, model (None: there is none) and thresholds made of the batch.
         sequence : uint64 [n]

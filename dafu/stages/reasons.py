@@ -68,7 +68,7 @@ def model_reasons(
     name : the model's name
     risk : float64 [n], 0..1
     group_risk : float64 [n, 3], by `GROUPS`
-    features : float64 [n, 83], catalogue order; NaN is never worth a word
+    features : float64 [n, F], catalogue order; NaN is never worth a word
     """
     source = f"model:{name}"
     largest = group_risk.argmax(axis=1)
