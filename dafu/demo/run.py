@@ -26,11 +26,12 @@ from dafu.agents.shell import LATENCY
 from dafu.broker import EmbeddedBroker, free_port
 from dafu.cli.kafka import ensure_topic, opened_producer, read_topic
 from dafu.columns import ByteColumn
+from dafu.demo.deployment import Deployment
 from dafu.demo.tally import Tally
 from dafu.demo.traffic import Piece, Traffic
 from dafu.demo.worker import Worker, worker_environment
 from dafu.errors import DafuError
-from dafu.settings import Settings, load_settings
+from dafu.settings import Settings, Topics, load_settings
 from dafu.streaming.dead_letters import read_headers
 from dafu.streaming.sender import BatchSender
 
@@ -77,6 +78,9 @@ class Watcher(Protocol):
     def phase(self, demo: Demo) -> None:
         """A phase begins: `demo.phase`."""
 
+    def deployed(self, deployment: Deployment) -> None:
+        """The second model has another standing: `deployment.standing`."""
+
     def update(self, demo: Demo) -> None:
         """Time has passed; called a few times a second."""
 
@@ -101,6 +105,8 @@ class Demo:
         Event time of the live traffic so far.
     live_seconds : float
         For how long live traffic has been published.
+    deployment : Deployment or None
+        Of a second model, from the live traffic on.
     complete : bool
         Whether it came to an end after all that was published had been decided.
     """
@@ -119,6 +125,7 @@ class Demo:
         self.complete = False
         self._watcher = watcher
         self._stop = asyncio.Event()
+        self.deployment: Deployment | None = None
         self._broker: EmbeddedBroker | None = None
         self._worker: Worker | None = None
         self._followers: list[asyncio.Task[None]] = []
@@ -158,7 +165,12 @@ class Demo:
             settings = load_settings(environment)
             self.web = f"http://{settings.web.host}:{port}"
             topics = settings.topics
-            for topic in (topics.transactions, topics.decisions, topics.dead_letters):
+            for topic in (
+                topics.transactions,
+                topics.decisions,
+                topics.dead_letters,
+                topics.control,
+            ):
                 await ensure_topic(settings, topic)
             self._worker = Worker(environment, self.log_file).start()
             try:
@@ -168,7 +180,7 @@ class Demo:
                 ]
                 self._enter(Phase.STARTING)
                 async with opened_producer(settings) as producer:
-                    await self._publish(BatchSender(producer), topics.transactions)
+                    await self._publish(BatchSender(producer), topics)
                 self._enter(Phase.STOPPING)
             finally:
                 for task in self._followers:
@@ -177,11 +189,12 @@ class Demo:
                 await asyncio.to_thread(self._worker.stop)
         self._verdict()
 
-    async def _publish(self, sender: BatchSender, topic: str) -> None:
-        options = self.options
+    async def _publish(self, sender: BatchSender, topics: Topics) -> None:
+        options, topic = self.options, topics.transactions
         traffic = Traffic(options.users, options.merchants, options.seed)
         if not await self._history(sender, topic, traffic):
             return
+        self.deployment = Deployment(sender, topics.control, options.seconds)
         self._enter(Phase.LIVE)
         await self._live(_Poster(self.tally, sender, topic), traffic)
         self._enter(Phase.DRAINING)
@@ -223,6 +236,10 @@ class Demo:
                 ahead = asyncio.create_task(asyncio.to_thread(next, pieces, None))
                 self.first_event = self.first_event or piece.times[0]
                 for start in range(0, len(piece.ids), size):
+                    if self.deployment is not None and await self.deployment.step(
+                        time.perf_counter() - begin
+                    ):
+                        self._watcher.deployed(self.deployment)
                     due = begin + sent / options.rate
                     while True:
                         now = time.perf_counter()

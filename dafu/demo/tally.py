@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from dafu.schema import Decision, decode_decision
+from dafu.stages.decide import Thresholds
 
 _KEPT_SAMPLES: Final = 200
+_FRAUD: Final = Thresholds().fraud
 _ABOUT: Final = 1.05  # ratio of neighbouring buckets of latencies
 
 
@@ -75,6 +77,11 @@ class Tally:
     seen_by_consumer, told_by_worker : Latencies
         From publishing to the arrival of the decision here; and by the header of the decision,
         from the transaction's record time until it was decided.
+    by_model : Counter
+        By name and version of the model that decided.
+    looking_on : dict of Counter
+        By name of a model that only looked on: of the transactions that it saw, by whether it would
+        have said fraud, whether the decision did, and whether it was one.
     repeats : int
         Decisions that came again; nobody but the demonstration publishes here.
     dead_letters : list of str
@@ -92,6 +99,8 @@ class Tally:
         self.outcomes: Counter[tuple[str, str | None]] = Counter()
         self.seen_by_consumer = Latencies()
         self.told_by_worker = Latencies()
+        self.by_model: Counter[tuple[str, str]] = Counter()
+        self.looking_on: dict[str, Counter[tuple[bool, bool, bool]]] = {}
         self.repeats = 0
         self.dead_letters: list[str] = []
         self.samples: deque[Sample] = deque(maxlen=_KEPT_SAMPLES)
@@ -125,6 +134,11 @@ class Tally:
         self.live_decided += 1
         self.by_decision[decision.decision] += 1
         self.outcomes[decision.decision, waiting.scenario] += 1
+        self.by_model[decision.model_used, decision.versions.model or ""] += 1
+        for other in decision.candidates:
+            fraud = other.risk_score >= _FRAUD
+            seen = fraud, decision.is_fraud, waiting.scenario is not None
+            self.looking_on.setdefault(other.model, Counter())[seen] += 1
         self.seen_by_consumer.add((at - waiting.at) * 1000.0)
         if latency_ms is not None:
             self.told_by_worker.add(latency_ms)

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from dafu.demo.deployment import Deployment, Standing
 from dafu.demo.run import Demo, Options, Phase
 from dafu.demo.tally import Sample, Tally
 from dafu.demo.traffic import FRAUD_RATE, HISTORY_DAYS
@@ -61,6 +62,10 @@ class LineView:
         for line in _announcement(demo):
             self.say(line)
         self._next = time.monotonic() + _LINE_SECONDS
+
+    def deployed(self, deployment: Deployment) -> None:
+        """Announce what the second model does now."""
+        self.say(_standing(deployment))
 
     def update(self, demo: Demo) -> None:
         """Print a line when it is time for one, with samples below it."""
@@ -111,6 +116,10 @@ class LiveView:
         for line in _announcement(demo):
             self.say(line)
 
+    def deployed(self, deployment: Deployment) -> None:
+        """Announce what the second model does now, above the picture."""
+        self.say(_standing(deployment))
+
     def update(self, demo: Demo) -> None:
         """Draw the picture anew."""
         now = time.monotonic()
@@ -149,6 +158,13 @@ class LiveView:
             text.no_wrap, text.overflow = True, "ellipsis"
         title = f"dafu demo: {demo.phase.value}, event time {demo.last_event[:16]}"
         return Panel(Group(figures, latency, Text(), *samples), title=title, expand=False)
+
+
+def _standing(deployment: Deployment) -> str:
+    model = f"{deployment.model.name} {deployment.model.version}"
+    if deployment.standing is Standing.LOOKING_ON:
+        return f"model {model} looks on as a challenger: its risks are noted and decide nothing"
+    return f"model {model} is promoted: from a place in each log on, it decides"
 
 
 class _Pace:
@@ -217,12 +233,32 @@ def summary(demo: Demo) -> list[RenderableType]:
             f"latency from publishing to the decision at a consumer: p50 "
             f"{_ms(seen.quantile(0.5))}, p99 {_ms(seen.quantile(0.99))}; by the worker's header: "
             f"p50 {_ms(told.quantile(0.5))}, p99 {_ms(told.quantile(0.99))}",
+            *_models(tally),
             _truth(tally),
         ]
     if not demo.complete:
         lines.append("stopped before all that was published had been decided")
     if demo.options.keep:
         lines.append(f"kept {demo.directory}")
+    return lines
+
+
+def _models(tally: Tally) -> list[str]:
+    """Which models decided, and what those made of it that only looked on."""
+    lines = [
+        f"{count:,} decided by {name} (model {version})"
+        for (name, version), count in tally.by_model.items()
+    ]
+    for name, seen in tally.looking_on.items():
+        theirs = sum(n for (said, _, _), n in seen.items() if said)
+        right = sum(n for (said, _, fraud), n in seen.items() if said and fraud)
+        decided = sum(n for (_, said, _), n in seen.items() if said)
+        decided_right = sum(n for (_, said, fraud), n in seen.items() if said and fraud)
+        lines.append(
+            f"{name} looked on for {seen.total():,} of them: it would have called {theirs:,} "
+            f"fraud, {right:,} rightly; the decisions called {decided:,} fraud, "
+            f"{decided_right:,} rightly"
+        )
     return lines
 
 

@@ -61,7 +61,7 @@ ENSEMBLE = EnsembleModel(
     name="both",
     feature_names=MODEL.feature_names,
     feature_groups=MODEL.feature_groups,
-    groups=("sequence", *reversed(MODEL.groups)),
+    groups=tuple(reversed(MODEL.groups)),
     catalogue_hash=MODEL.catalogue_hash,
     members=(MODEL, ODD_MODEL),
     parts=(Part("risk", 0.5, 0.1), Part("risk", 0.5, 0.1)),
@@ -81,7 +81,7 @@ row_values = st.tuples(
     st.sampled_from((None, "DE", 'F"R\\', "\u00fc\n")),
     st.sampled_from((0.0, 1.0, np.nan)),
     risks,
-    st.tuples(risks, risks, risks),
+    st.tuples(risks, risks, risks, risks),
 )
 batches = st.lists(row_values, min_size=1, max_size=12)
 Made = tuple[
@@ -225,14 +225,14 @@ def test_payloads_are_encoded_decisions(model: Model | None, rows: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.001, 1.001])
 def test_what_is_no_risk_is_not_published(wrong: float) -> None:
-    row = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, wrong, (0.0, 0.0, 0.0))
+    row = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, wrong, (0.0, 0.0, 0.0, 0.0))
     with pytest.raises(UnwritableValueError, match="number in millionths"):
         DecisionWriter(RULES, MODEL, THRESHOLDS, CANDIDATES).write(*made([row], MODEL))
 
 
 def test_one_compiled_kernel_whatever_the_batch_is_made_of() -> None:
-    plain = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, 0.5, (0.0, 0.1, 0.0))
-    odd = (('"', "\0", "\u00e9"), MIN_TIMESTAMP_MS, 5e4, "DE", 1.0, 0.9, (0.0, 0.1, 0.0))
+    plain = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, 0.5, (0.0, 0.1, 0.0, 0.2))
+    odd = (('"', "\0", "\u00e9"), MIN_TIMESTAMP_MS, 5e4, "DE", 1.0, 0.9, (0.0, 0.1, 0.0, 0.2))
     fill: Any = decision_json._fill
     DecisionWriter(RULES, MODEL, THRESHOLDS, CANDIDATES).write(*made([plain], MODEL))
     compiled = len(fill.signatures)
