@@ -202,7 +202,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     for seed in range(100):
         sample = _random_sample(80, 0.7, seed)
-        auc = intervals(bootstrap(Measure(sample, Budget()), 150, seed))["auc_roc"]
+        auc = intervals(bootstrap(Measure(sample, Budget()), 80, seed))["auc_roc"]
         assert auc.low is not None
         assert auc.high is not None
         covered += auc.low <= truth <= auc.high

@@ -351,7 +351,7 @@ actions = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(played=st.lists(actions, min_size=40, max_size=120))
 def test_the_log_is_that_of_its_rightful_owners(
     played: list[tuple[str, int, int, bool]],
