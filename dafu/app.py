@@ -226,6 +226,7 @@ reporter = register_views(
     labels=labeller,
     users=users,
     merchants=merchants,
+    control=controller,
     max_stall_s=settings.health.ready_stall_s,
 )
 app.watch(reporter.situation)

@@ -29,6 +29,9 @@ MAX_CANDIDATES: Final = {"scoring": 8, "sequence": 2}
 CONTROL_KEY: Final = b"models"
 """Of all events: one partition orders them."""
 
+REGISTRY_KEY: Final = b"registry"
+"""Of the one record in the table of the control agent."""
+
 SWITCH_KEY: Final = b"\x00models"
 """Of switches, which no user or merchant is called."""
 
@@ -115,8 +118,15 @@ def apply(lineup: Lineup, event: ControlEvent) -> Lineup:
         case "deploy":
             if event.model is None:
                 raise RegistryError("a deployment names a model")
+            if event.model.configured:
+                raise RegistryError("a deployment names where its package is")
             if event.role == "champion":
                 return _crowned(lineup, event.model)
+            if lineup.champion is not None and lineup.champion.version == event.model.version:
+                raise RegistryError(
+                    f"{event.model.name} {event.model.version} is the champion, and can not look "
+                    "on as well"
+                )
             others = [c for c in lineup.candidates if c.model.version != event.model.version]
             if len(others) >= MAX_CANDIDATES[event.level]:
                 raise RegistryError(
@@ -152,7 +162,9 @@ def _remembered(lineup: Lineup) -> tuple[ModelRef | None, ...]:
 
 
 def _without(lineup: Lineup, model: ModelRef | None) -> tuple[Candidate, ...]:
-    return tuple(c for c in lineup.candidates if c.model != model)
+    if model is None:
+        return lineup.candidates
+    return tuple(c for c in lineup.candidates if c.model.version != model.version)
 
 
 def _candidate(lineup: Lineup, version: str | None) -> Candidate:
@@ -166,27 +178,31 @@ def _candidate(lineup: Lineup, version: str | None) -> Candidate:
 
 
 class Registry(Struct, frozen=True):
-    """The lineups of both levels."""
+    """The lineups of both levels, and the number of the last event that changed one of them.
+
+    Events are numbered by their offset in `control`. One that is not above `number` is a repeat.
+    """
 
     scoring: Lineup = Lineup()
     sequence: Lineup = Lineup()
+    number: int = -1
 
     def of(self, level: Level) -> Lineup:
         """The lineup of a level."""
         return self.scoring if level == "scoring" else self.sequence
 
-    def after(self, event: ControlEvent) -> Registry:
-        """The registry after an event; raises as `apply`."""
+    def after(self, event: ControlEvent, number: int) -> Registry:
+        """The registry after the event with this number; raises as `apply`."""
         lineup = apply(self.of(event.level), event)
-        return msgspec.structs.replace(self, **{event.level: lineup})
+        return msgspec.structs.replace(self, **{event.level: lineup}, number=number)
 
 
 def registry_after(events: Iterable[ControlEvent]) -> Registry:
     """What events add up to; those that asked for the impossible changed nothing."""
     registry = Registry()
-    for event in events:
+    for number, event in enumerate(events):
         try:
-            registry = registry.after(event)
+            registry = registry.after(event, number)
         except RegistryError:
             continue
     return registry
@@ -201,6 +217,8 @@ class Switch(Struct, frozen=True):
 
 decode_event = msgspec.json.Decoder(ControlEvent).decode
 encode_event = msgspec.json.Encoder().encode
+decode_registry = msgspec.json.Decoder(Registry).decode
+encode_registry = msgspec.json.Encoder().encode
 _decode_switch = msgspec.json.Decoder(Switch).decode
 
 

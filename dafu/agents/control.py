@@ -1,16 +1,18 @@
 """The control agent: what people ask of models becomes switches in the logs that the stages read.
 
 One partition orders all requests. The registry is the agent's table; a request is checked against
-it and, if it brings a package, by loading that. What can not be is set aside with the reason, and
-changes nothing. What can is written into every partition of the log of its level, then noted.
-Writing a switch again after a crash does no harm: it has the same number.
+it and, if it makes a model score, by loading its package. What can not be is set aside with the
+reason, and changes nothing. What can is noted first, under the request's number, and then written
+into every partition of the log of its level. After a crash in between the request comes again: its
+number tells that it was granted, whatever became of the package since, and only the switch is
+written again. That does no harm, for it has the same number, too.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,7 +28,10 @@ from dafu.agents.shell import (
 )
 from dafu.columns import ByteColumn
 from dafu.errors import DafuError
+from dafu.partitioner import partitions_for
 from dafu.registry import (
+    CONTROL_KEY,
+    REGISTRY_KEY,
     SWITCH_KEY,
     ControlEvent,
     Level,
@@ -34,6 +39,8 @@ from dafu.registry import (
     RegistryError,
     Switch,
     decode_event,
+    decode_registry,
+    encode_registry,
     encode_switch,
 )
 from dafu.stages.batch import InputBatch, Rejected
@@ -42,11 +49,6 @@ from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
 
 logger = logging.getLogger(__name__)
-
-REGISTRY_KEY: Final = b"registry"
-"""Of the one record in the agent's table."""
-
-decode_registry = msgspec.json.Decoder(Registry).decode
 
 
 class ControlAgent:
@@ -96,52 +98,74 @@ class ControlAgent:
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Apply control events, one after the other."""
         sender = self.sender()
-        batch = input_batch(chunks)
-        for piece in batch.pieces:
-            claim = await self.table.claim(sender, piece.partition)
-            for i in range(piece.start, piece.end):
-                rejected = await self._apply(sender, piece.partition, batch, i, claim)
+        for chunk in chunks:
+            batch = input_batch([chunk])
+            claim = await self.table.claim(sender, chunk.partition)
+            for i in range(len(batch)):
+                rejected = await self._apply(sender, chunk, batch, i, claim)
                 if rejected is not None:
                     logger.error("control event refused: %s", rejected.detail)
                     self.counters.rejected += 1
                     await send_dead_letters(
-                        sender, self._dead_letter_topic, chunks[0].topic, batch, [rejected]
+                        sender, self._dead_letter_topic, chunk.topic, batch, [rejected]
                     )
+            self.counters.records += len(batch)
         self.counters.batches += 1
-        self.counters.records += len(batch)
 
     async def _apply(
-        self, sender: BatchSender, partition: int, batch: InputBatch, i: int, claim: int
+        self, sender: BatchSender, source: RecordBatch, batch: InputBatch, i: int, claim: int
     ) -> Rejected | None:
+        partition = source.partition
+        count = await sender.partition_count(source.topic)
+        right = int(partitions_for(ByteColumn.of([CONTROL_KEY]), count)[0])
+        if batch.keys[i] != CONTROL_KEY or partition != right:
+            # Another partition would be another order, and a registry of its own.
+            return Rejected(
+                i,
+                "wrong_key",
+                f"control events have the key {CONTROL_KEY.decode()!r}, which belongs into "
+                f"partition {right} of {count}",
+            )
         try:
             event = decode_event(batch.values[i] or b"")
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             return Rejected(i, "invalid_control_event", f"no control event: {exc}")
-        try:
-            after = self.registry(partition).after(event)
-            await self._check(event)
-        except RegistryError as exc:
-            return Rejected(i, "impossible_control_event", f"{event.action}: {exc}")
-        except (DafuError, OSError) as exc:
-            return Rejected(i, "unusable_model", f"{event.action}: {exc}")
-        await self._switch(
-            sender, event.level, Switch(int(batch.offsets[i]), after.of(event.level))
-        )
-        stored = [(REGISTRY_KEY, msgspec.json.encode(after))]
-        await self.table.commit_batch(sender, partition, stored, claim)
+        number, registry = int(batch.offsets[i]), self.registry(partition)
+        if number < registry.number:
+            logger.info("control event %s at %d was dealt with before", event.event_id, number)
+            return None
+        if number > registry.number:
+            try:
+                after = registry.after(event, number)
+                await self._check(event.level, registry, after)
+            except RegistryError as exc:
+                return Rejected(i, "impossible_control_event", f"{event.action}: {exc}")
+            except (DafuError, OSError) as exc:
+                return Rejected(i, "unusable_model", f"{event.action}: {exc}")
+            registry = after
+            stored = [(REGISTRY_KEY, encode_registry(registry))]
+            await self.table.commit_batch(sender, partition, stored, claim)
+        lineup = registry.of(event.level)
+        await self._switch(sender, event.level, Switch(number, lineup))
         self.counters.outputs += 1
         logger.info(
             "%s %s by %s: champion is now %s",
             event.level,
             event.action,
             event.by or "somebody",
-            after.of(event.level).champion,
+            lineup.champion,
         )
         return None
 
-    async def _check(self, event: ControlEvent) -> None:
-        if event.model is not None and not event.model.configured:
-            await self.shelf.load(event.level, event.model)
+    async def _check(self, level: Level, before: Registry, after: Registry) -> None:
+        """See that what an event lets score, or decide from now on, can be loaded now."""
+        then, now = before.of(level), after.of(level)
+        fresh = [ref for ref in now.models if ref not in then.models]
+        if now.champion is not None and now.champion != then.champion:
+            fresh.append(now.champion)
+        for ref in dict.fromkeys(fresh):
+            if not ref.configured:
+                await self.shelf.load(level, ref)
 
     async def _switch(self, sender: BatchSender, level: Level, switch: Switch) -> None:
         topic = self._logs[level]

@@ -1,6 +1,8 @@
 """Models that are loaded: packages by reference, checked, warm, and why some are not there.
 
 A package that can not be served is an alarm and not a crash: whoever asks goes on with another.
+The first attempt is waited for, since what holds from a switch on is decided by it. Later ones
+are made beside the work, so that a slow object store does not hold up decisions again and again.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
@@ -25,6 +28,11 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS: Final = 30.0
 """After a package could not be loaded, until it is tried again."""
 
+LOAD_SECONDS: Final = 60.0
+"""For loading a package; what takes longer has failed."""
+
+_Place = tuple[Level, ModelRef]
+
 
 class Shelf:
     """Loads packages when they are asked for and keeps them.
@@ -37,34 +45,55 @@ class Shelf:
 
     def __init__(self, configured: dict[Level, Packaged | None]) -> None:
         self._configured = configured
-        self._models: dict[tuple[Level, ModelRef], Packaged] = {}
-        self._failed: dict[tuple[Level, ModelRef], tuple[float, str]] = {}
+        self._models: dict[_Place, Packaged] = {}
+        self._failed: dict[_Place, tuple[float, str]] = {}
+        self._loading: dict[_Place, asyncio.Task[None]] = {}
 
-    @property
-    def alarms(self) -> list[str]:
-        """What could not be loaded and why, for people."""
-        return [f"{ref.name} {ref.version}: {why}" for (_, ref), (_, why) in self._failed.items()]
+    def alarms(self, level: Level) -> list[str]:
+        """What could not be loaded at a level and why, for people."""
+        return [
+            f"{ref.name} {ref.version}: {why}"
+            for (at, ref), (_, why) in self._failed.items()
+            if at == level
+        ]
+
+    def held(self, level: Level, ref: ModelRef) -> Packaged | None:
+        """The model if it is loaded, or what is configured if that is meant."""
+        return self._configured[level] if ref.configured else self._models.get((level, ref))
 
     async def get(self, level: Level, ref: ModelRef) -> Packaged | None:
         """The model, None if it can not be had now (an alarm tells) or none is configured."""
         if ref.configured:
             return self._configured[level]
         place = level, ref
-        if place in self._models:
-            return self._models[place]
         failed = self._failed.get(place)
-        if failed is not None and time.monotonic() - failed[0] < RETRY_SECONDS:
-            return None
+        if place not in self._models and place not in self._loading:
+            if failed is not None and time.monotonic() - failed[0] < RETRY_SECONDS:
+                return None
+            self._loading[place] = asyncio.create_task(self._fetch(place))
+        if failed is None and place in self._loading:
+            await asyncio.shield(self._loading[place])
+        return self._models.get(place)
+
+    async def _fetch(self, place: _Place) -> None:
+        level, ref = place
         try:
-            model = self._models[place] = await self.load(level, ref)
+            self._models[place] = await self.load(level, ref)
         except (DafuError, OSError) as exc:
             self._failed[place] = time.monotonic(), str(exc)
             logger.critical(
                 "model %s %s can not be used, others go on deciding: %s", ref.name, ref.version, exc
             )
-            return None
-        self._failed.pop(place, None)
-        return model
+        else:
+            self._failed.pop(place, None)
+        finally:
+            del self._loading[place]
+
+    def keep_only(self, level: Level, refs: Collection[ModelRef]) -> None:
+        """Let go of the models of a level, and of the alarms, that nobody refers to any more."""
+        for held in (self._models, self._failed):
+            for place in [p for p in held if p[0] == level and p[1] not in refs]:
+                del held[place]
 
     async def champion(self, level: Level, lineup: Lineup) -> Packaged | None:
         """The champion, or else the latest one before that can be had."""
@@ -82,8 +111,31 @@ class Shelf:
         ------
         ModelPackageError
             If it can not be served at this level, or is not the version that was asked for.
+        TimeoutError
+            If it does not come within LOAD_SECONDS.
         """
-        return await asyncio.to_thread(_load, level, ref)
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                return await asyncio.to_thread(load_for, level, ref)
+        except TimeoutError as exc:
+            why = str(exc) or f"not loaded within {LOAD_SECONDS:g} s"
+            raise TimeoutError(f"{ref.url}: {why}") from None
+
+
+def load_for(level: Level, ref: ModelRef) -> Packaged:
+    """Load a package, and check that it can be served at a level and is the one that is meant.
+
+    Raises
+    ------
+    ModelPackageError
+    """
+    try:
+        return _load(level, ref)
+    except (DafuError, OSError):
+        raise
+    except Exception as exc:
+        # Whatever a library makes of a damaged file: it must not end a worker.
+        raise ModelPackageError(f"{ref.url}: {type(exc).__name__}: {exc}") from exc
 
 
 def _load(level: Level, ref: ModelRef) -> Packaged:

@@ -25,7 +25,13 @@ from dafu.columns import ByteColumn
 from dafu.errors import DafuError
 from dafu.registry import Level, Lineup, Role
 from dafu.stages.batch import InputBatch, Partitions, Piece, Rejected, StageOutput
-from dafu.stages.switches import apply_switch, by_lineup, cut_at_switches, is_switch
+from dafu.stages.switches import (
+    apply_switch,
+    by_lineup,
+    cut_at_switches,
+    is_switch,
+    lineup_of,
+)
 from dafu.streaming import dead_letters
 from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
@@ -41,6 +47,9 @@ WORKER_NAME: Final = f"{socket.gethostname()}:{os.getpid()}".encode()
 MAX_DEAD_LETTER_BYTES: Final = 900_000
 """Key and value of a dead letter, at most: with its headers it must fit the producer's limit and
 the broker's (1 MB both, unless somebody changed them), however large the record was that came."""
+
+_STAGES: Final = 4
+"""Stages with other models that are kept: partitions come to a switch one after the other."""
 
 SenderSource = Callable[[], BatchSender]
 """Gives the worker's sender once the producer has started."""
@@ -222,14 +231,23 @@ class StageAgent(abc.ABC, Generic[Output]):
         """The stage with the models of a lineup, as far as they can be had."""
         champion = await self.shelf.champion(self.level, lineup)
         found = [(c.role, await self.shelf.get(self.level, c.model)) for c in lineup.candidates]
-        candidates = [(role, model) for role, model in found if model is not None]
+        # One that stands in for the champion, or that the worker is configured with as well,
+        # does not look on beside itself.
+        deciding = None if champion is None else champion.version
+        candidates = [
+            (role, model)
+            for role, model in found
+            if model is not None and model.version != deciding
+        ]
         key = tuple(
             (role, None if model is None else model.version)
             for role, model in [("champion", champion), *candidates]
         )
-        if key not in self._built:
-            self._built[key] = self.rebuilt(champion, candidates)
-        return self._built[key]
+        stage = self._built.pop(key, None) or self.rebuilt(champion, candidates)
+        self._built[key] = stage  # the latest used is the last
+        while len(self._built) > _STAGES:
+            del self._built[next(iter(self._built))]
+        return stage
 
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Apply chunks of one topic, publish what comes of them, then log and store the new state.
@@ -260,6 +278,24 @@ class StageAgent(abc.ABC, Generic[Output]):
             await send_dead_letters(sender, self.dead_letter_topic, source, batch, rejected)
         elif len(changes):
             await self.table.commit_batch(sender, partition, changes, claims[partition])
+            lineup = lineup_of(self.table.partition, partition)
+            logger.info("%s[%d]: other models from here on: %s", source, partition, lineup)
+            self._let_go()
+
+    def lineups(self) -> dict[int, Lineup | None]:
+        """The models that hold for each partition here; None for those configured."""
+        held = self.table.records.open_partitions()
+        return {number: lineup_of(self.table.partition, number) for number in held}
+
+    def _let_go(self) -> None:
+        used = {
+            ref
+            for lineup in self.lineups().values()
+            if lineup is not None
+            for ref in (*lineup.models, *lineup.former)
+            if ref is not None
+        }
+        self.shelf.keep_only(self.level, used)
 
     async def _work(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -18,7 +18,14 @@ from dafu.settings import Settings
 from dafu.streaming.offsets import end_offsets
 from dafu.topics import LARGEST_BATCH, stream_config
 
-__all__ = ["BrokerUnreachableError", "TopicError", "ensure_topic", "opened_producer", "read_topic"]
+__all__ = [
+    "BrokerUnreachableError",
+    "TopicError",
+    "ensure_topic",
+    "opened_producer",
+    "read_topic",
+    "topic_ends",
+]
 
 _CONNECT_SECONDS: Final = 5.0
 
@@ -116,14 +123,40 @@ async def _partitions(settings: Settings, topic: str) -> list[int]:
     return sorted(p["partition"] for p in described["partitions"])
 
 
+async def topic_ends(settings: Settings, topic: str) -> dict[int, int]:
+    """Where the next record of each partition will be; empty if there is no such topic.
+
+    Raises
+    ------
+    BrokerUnreachableError, TopicError
+    """
+    consumer = AIOKafkaConsumer(**_options(settings), enable_auto_commit=False)
+    await _start(consumer, consumer.stop, settings)
+    try:
+        if topic not in await consumer.topics():
+            return {}
+        tps = [TopicPartition(topic, p) for p in await _partitions(settings, topic)]
+        return {tp.partition: end for tp, end in (await end_offsets(consumer, tps)).items()}
+    except KafkaError as exc:
+        raise TopicError(f"topic {topic} can not be read: {exc}") from exc
+    finally:
+        await consumer.stop()
+
+
 async def read_topic(
-    settings: Settings, topic: str, *, follow: bool = False, timeout: float | None = None
+    settings: Settings,
+    topic: str,
+    *,
+    follow: bool = False,
+    timeout: float | None = None,
+    start: Mapping[int, int] | None = None,
 ) -> AsyncGenerator[Sequence[Any], None]:
     """Records of a topic from its beginning, in lists.
 
     Without `follow`: one partition after the other, each up to its end at the time of the call, so
     that equal topics read alike. With `follow`: all partitions as records come, the topic need
-    not exist yet. Stops after `timeout` seconds.
+    not exist yet. Stops after `timeout` seconds. `start` are offsets by partition to begin at
+    instead, not with `follow`.
 
     Raises
     ------
@@ -159,7 +192,10 @@ async def read_topic(
         ends = await end_offsets(consumer, tps)
         for tp in tps:
             consumer.assign([tp])
-            await consumer.seek_to_beginning(tp)
+            if start is not None and tp.partition in start:
+                consumer.seek(tp, start[tp.partition])
+            else:
+                await consumer.seek_to_beginning(tp)
             while await consumer.position(tp) < ends[tp]:
                 if _left(deadline) <= 0:
                     return

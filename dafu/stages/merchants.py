@@ -185,17 +185,17 @@ class _Scorer:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._columns = model.column_index(INDEX)
-        self._sequence = [model_number(version) for version in model.requires.values()]
+        numbers = [model_number(version) for version in model.requires.values()]
+        self._sequence = np.array(numbers, np.uint64) if numbers else None
 
     def score(self, features: np.ndarray, header: np.ndarray) -> Scores:
         """Score rows; another sequence model's view than it knows is a missing one to it."""
-        for number in self._sequence:
-            theirs = header["sequence_model"] == number
-            risk = np.where(theirs, header["sequence_risk"], np.nan)
+        if self._sequence is not None:
+            theirs = np.isin(header["sequence_model"], self._sequence)
+            first = theirs.argmax(axis=1)
+            risk = header["sequence_risk"][np.arange(len(theirs)), first]
             features = features.copy()
-            features[:, INDEX["sequence_risk"]] = np.where(
-                theirs.any(axis=1), np.nanmax(np.where(theirs, risk, -1.0), axis=1), np.nan
-            )
+            features[:, INDEX["sequence_risk"]] = np.where(theirs.any(axis=1), risk, np.nan)
         return self._model.score(features, self._columns)
 
 

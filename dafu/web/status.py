@@ -17,12 +17,15 @@ import msgspec
 from msgspec import Struct
 
 from dafu import __version__
+from dafu.agents.control import ControlAgent
 from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
-from dafu.agents.shell import WORKER_NAME, Counters
+from dafu.agents.shell import WORKER_NAME, Counters, StageAgent
 from dafu.agents.users import UsersAgent
 from dafu.agents.watchdog import Situation
 from dafu.features.catalogue import CATALOGUE_HASH, FEATURES
+from dafu.registry import Level, Lineup, ModelRef, Role
+from dafu.stages.switches import last_switch
 from dafu.tables.records import MemoryRecords
 from dafu.tables.store import PartitionedStore
 from dafu.tables.table import PackedTable
@@ -54,11 +57,38 @@ class RulesStatus(Struct, frozen=True):
 
 
 class ModelStatus(Struct, frozen=True):
-    """The model in force; `degraded` without one: rules decide alone."""
+    """The model that the worker is configured with, which decides until others are deployed;
+    `degraded` without one: rules decide alone."""
 
     name: str | None
     version: str | None
     degraded: bool
+
+
+class ServedModel(Struct, frozen=True):
+    """A model that holds for a partition; `loaded` is false until it is needed or if it can not be
+    had. Without a name it is none: rules decide alone, or no sequence model looks on."""
+
+    role: Role
+    name: str | None
+    version: str | None
+    configured: bool
+    loaded: bool
+
+
+class LineupStatus(Struct, frozen=True):
+    """What the last switch in a partition's log says; `switch` is its number, null for none yet."""
+
+    partition: int
+    switch: int | None
+    models: list[ServedModel]
+
+
+class LevelStatus(Struct, frozen=True):
+    """The models of a level, by partition, and which packages can not be served here, and why."""
+
+    partitions: list[LineupStatus]
+    alarms: list[str]
 
 
 class FeaturesStatus(Struct, frozen=True):
@@ -103,6 +133,7 @@ class Status(Struct, frozen=True):
     agents: dict[str, dict[str, Any]]
     rules: RulesStatus
     model: ModelStatus
+    models: dict[Level, LevelStatus]
     features: FeaturesStatus
     tables: dict[str, TableStatus]
     consumer: ConsumerStatus
@@ -160,7 +191,7 @@ class Reporter:
     Parameters
     ----------
     app : faust.App
-    labels, users, merchants : the agents
+    labels, users, merchants, control : the agents
     max_stall_s : float
         How long a committed offset may stand still while there is lag, in seconds.
     """
@@ -171,6 +202,7 @@ class Reporter:
         labels: LabelsAgent,
         users: UsersAgent,
         merchants: MerchantsAgent,
+        control: ControlAgent,
         *,
         max_stall_s: float,
     ) -> None:
@@ -178,6 +210,7 @@ class Reporter:
         self.labels = labels
         self.users = users
         self.merchants = merchants
+        self.control = control
         self.max_stall_s = max_stall_s
         self.monitor = ProgressMonitor(app)
         self._sizes = {agent.table.name: TableSizes(agent.table) for agent in (users, merchants)}
@@ -262,6 +295,7 @@ class Reporter:
                     **_counted(self.merchants.counters),
                     "decisions": dict(self.merchants.by_outcome),
                 },
+                "control": _counted(self.control.counters),
             },
             RulesStatus(
                 stage.rules.version,
@@ -274,6 +308,7 @@ class Reporter:
                 None if model is None else model.version,
                 model is None,
             ),
+            {agent.level: _level(agent) for agent in (self.users, self.merchants)},
             FeaturesStatus(CATALOGUE_HASH, len(FEATURES)),
             {name: await sizes.status() for name, sizes in self._sizes.items()},
             ConsumerStatus(
@@ -282,6 +317,29 @@ class Reporter:
                 self.monitor.progress.partitions,
             ),
         )
+
+
+def _level(agent: StageAgent[Any]) -> LevelStatus:
+    records = agent.table.partition
+    partitions = []
+    for number in sorted(agent.table.records.open_partitions()):
+        switch = last_switch(records, number)
+        lineup = Lineup() if switch is None else switch.lineup
+        served = [_served(agent, "champion", lineup.champion)]
+        served += [_served(agent, c.role, c.model) for c in lineup.candidates]
+        partitions.append(LineupStatus(number, None if switch is None else switch.number, served))
+    return LevelStatus(partitions, agent.shelf.alarms(agent.level))
+
+
+def _served(agent: StageAgent[Any], role: Role, ref: ModelRef | None) -> ServedModel:
+    if ref is None:
+        return ServedModel(role, None, None, configured=False, loaded=False)
+    model = agent.shelf.held(agent.level, ref)
+    if ref.configured:
+        name, version = (None, None) if model is None else (model.name, model.version)
+    else:
+        name, version = ref.name, ref.version
+    return ServedModel(role, name, version, ref.configured, model is not None)
 
 
 def _counted(counters: Counters) -> dict[str, Any]:

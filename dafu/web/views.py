@@ -23,6 +23,7 @@ from urllib.parse import quote
 from aiohttp import web
 from msgspec import Struct
 
+from dafu.agents.control import ControlAgent
 from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.users import UsersAgent
@@ -48,6 +49,7 @@ def register_views(
     labels: LabelsAgent,
     users: UsersAgent,
     merchants: MerchantsAgent,
+    control: ControlAgent,
     max_stall_s: float,
 ) -> Reporter:
     """Add the views to the app's web server; call it once, before the app starts.
@@ -55,7 +57,7 @@ def register_views(
     Parameters
     ----------
     app : dafu.app.App
-    labels, users, merchants : the agents
+    labels, users, merchants, control : the agents
         Their tables, stages and counters are what the views read.
     max_stall_s : float
         The worker is not ready if a committed offset has not moved for longer than this, in
@@ -66,7 +68,7 @@ def register_views(
     Reporter
         What status and health are read from.
     """
-    reporter = Reporter(app, labels, users, merchants, max_stall_s=max_stall_s)
+    reporter = Reporter(app, labels, users, merchants, control, max_stall_s=max_stall_s)
     app.timer(REFRESH_SECONDS, traced=False)(reporter.monitor.refresh)
     protect(app.web.web_app)
 

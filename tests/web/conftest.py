@@ -15,6 +15,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from faust.assignor.client_assignment import ClientAssignment, ClientMetadata
 from yarl import URL
 
+from dafu.agents.control import ControlAgent
 from dafu.agents.labels import LabelsAgent
 from dafu.agents.merchants import MerchantsAgent
 from dafu.agents.shelf import Shelf
@@ -109,11 +110,22 @@ class Worker:
             topic=self.app.bytes_topic("transactions"),
             dead_letters=self.app.bytes_topic("dead"),
         )
+        self.control = ControlAgent(
+            self.app.packed_table("models"),
+            self.app.batch_sender,
+            shelf,
+            logs={
+                "scoring": self.app.bytes_topic("by-merchant"),
+                "sequence": self.app.bytes_topic("transactions"),
+            },
+            dead_letters=self.app.bytes_topic("dead"),
+        )
         self.reporter = register_views(
             self.app,
             labels=self.labels,
             users=self.users,
             merchants=self.merchants,
+            control=self.control,
             max_stall_s=30.0,
         )
         self.base = f"http://127.0.0.1:{settings.web.port}"
