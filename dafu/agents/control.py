@@ -33,7 +33,6 @@ from dafu.registry import (
     CONTROL_KEY,
     REGISTRY_KEY,
     SWITCH_KEY,
-    ControlEvent,
     Level,
     Registry,
     RegistryError,

@@ -21,6 +21,7 @@ from dafu.cli import (
     demo,
     evaluate,
     generate,
+    models,
     publish,
     rules,
     score,
@@ -50,6 +51,7 @@ def _register() -> None:
     app.command("train")(train.train)
     app.command("backtest")(backtest.backtest)
     app.command("evaluate")(evaluate.evaluate)
+    app.add_typer(models.app, name="models")
     app.command("generate")(generate.generate)
     app.command("features")(catalogue.features)
     app.command("schema")(catalogue.schema)

@@ -82,6 +82,17 @@ def save_package(model: M, path: Path | str, *, overwrite: bool = False) -> M:
     return saved
 
 
+def read_manifest(path: Path | str) -> Manifest:
+    """What a package says of itself; its other files are not looked at.
+
+    Raises
+    ------
+    ModelPackageError
+        If there is no manifest, or none that this code reads, or it was edited.
+    """
+    return _read_manifest(storage(path))
+
+
 def load_package(path: Path | str, catalogue_hash: str | None) -> Packaged:
     """Read and verify a package of any kind.
 
