@@ -154,6 +154,9 @@ def apply(lineup: Lineup, event: ControlEvent) -> Lineup:
 def _crowned(lineup: Lineup, model: ModelRef) -> Lineup:
     if lineup.champion == model:
         raise RegistryError(f"{model.name} {model.version} is the champion already")
+    if lineup.champion is not None and lineup.champion.version == model.version:
+        # The same package from another place, perhaps because it was damaged.
+        return msgspec.structs.replace(lineup, champion=model)
     return Lineup(model, _without(lineup, model), _remembered(lineup))
 
 

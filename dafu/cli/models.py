@@ -236,7 +236,7 @@ def _ask(
         **fields,
     )
     settings = load_settings()
-    registry = asyncio.run(_publish(settings, event, wait))
+    registry = asyncio.run(request(settings, event, wait))
     if registry is None:
         typer.echo(f"published {action} ({event.event_id}); not waiting for an answer")
         return
@@ -252,7 +252,7 @@ def _user() -> str:
         return ""
 
 
-async def _publish(settings: Settings, event: ControlEvent, wait: float) -> Registry | None:
+async def request(settings: Settings, event: ControlEvent, wait: float) -> Registry | None:
     """Publish an event and wait for the registry after it; None without waiting.
 
     Raises

@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from dafu.agents.shelf import load_for
 from dafu.agents.shell import Output, Stage, input_batch
 from dafu.features.state import EntityLayout
 from dafu.generator import generate
 from dafu.ingest import to_records
 from dafu.loading import load_stages
+from dafu.registry import SWITCH_KEY, Level, Lineup, ModelRef
 from dafu.schema import decode_decision
 from dafu.settings import load_settings
 from dafu.stages.batch import FORWARD
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
+from dafu.stages.switches import apply_switch, cut_at_switches, is_switch, lineup_of
 from dafu.stages.users import UserStage
 from dafu.streaming.records import RecordBatch
 from dafu.tables.records import MemoryRecords
@@ -62,6 +65,24 @@ def by_transaction(payloads: Iterable[bytes]) -> dict[str, bytes]:
     return found
 
 
+def with_lineup(stage: Stage[Output], lineup: Lineup) -> Any:
+    """A stage with the models of a lineup, loaded from their packages."""
+    if isinstance(stage, MerchantStage):
+        scoring = functools.partial(_loaded, "scoring", stage.model)
+        looking = [(c.role, scoring(c.model)) for c in lineup.candidates]
+        return MerchantStage(stage.rules, scoring(lineup.champion), stage.thresholds, looking)
+    assert isinstance(stage, UserStage)
+    sequence = functools.partial(_loaded, "sequence", stage.sequence)
+    others = [sequence(c.model) for c in lineup.candidates]
+    return UserStage(stage.max_future_skew_ms, sequence(lineup.champion), others)
+
+
+def _loaded(level: Level, configured: Any, ref: ModelRef | None) -> Any:
+    if ref is None or ref.configured:
+        return None if ref is None else configured
+    return load_for(level, ref)
+
+
 def replay_users(
     log: Sequence[Any], stage: UserStage, cut: int = 1000
 ) -> tuple[list[tuple[bytes, bytes]], MemoryRecords]:
@@ -87,13 +108,27 @@ def replay_merchants(
 def replay(
     log: Sequence[Any], stage: Stage[Output], records: MemoryRecords, cut: int = 1000
 ) -> Iterator[tuple[Sequence[Any], Output]]:
-    """Run consumed records of one partition through a stage: each piece and what came of it."""
+    """Run consumed records of one partition through a stage: each piece and what came of it.
+
+    Switches among them change the stage's models from there on, and are in no piece.
+    """
+    running = stage
     for at in range(0, len(log), cut):
-        piece = log[at : at + cut]
-        batch = RecordBatch.of(piece[0].topic, piece[0].partition, piece)
-        output = stage.run(input_batch([batch]), lambda _: records)
-        records.write(output.only_changes)
-        yield piece, output
+        chunk = log[at : at + cut]
+        batch = input_batch([RecordBatch.of(chunk[0].topic, chunk[0].partition, chunk)])
+        for part in cut_at_switches(batch):
+            piece, chunk = chunk[: len(part)], chunk[len(part) :]
+            if is_switch(part, 0):
+                changes = apply_switch(part, lambda _: records)
+                assert changes is not None, piece
+                records.write(changes)
+                lineup = lineup_of(lambda _: records, part.pieces[0].partition)
+                assert lineup is not None
+                running = with_lineup(stage, lineup) if len(changes) else running
+                continue
+            output = running.run(part, lambda _: records)
+            records.write(output.only_changes)
+            yield piece, output
 
 
 def forwarded_from(log: Iterable[Any]) -> dict[int, list[tuple[bytes, bytes]]]:
@@ -103,6 +138,8 @@ def forwarded_from(log: Iterable[Any]) -> dict[int, list[tuple[bytes, bytes]]]:
     """
     found: defaultdict[int, dict[int, tuple[bytes, bytes]]] = defaultdict(dict)
     for record in log:
+        if record.key == SWITCH_KEY:
+            continue
         header = np.frombuffer(record.value, FORWARD, 1)[0]
         source, offset = int(header["source"]), int(header["offset"])
         pair = record.key, record.value

@@ -12,6 +12,7 @@ import pytest
 
 from dafu.agents.shell import WORKER
 from dafu.features.state import MERCHANTS, USERS
+from dafu.stages.switches import LINEUP_KEY
 from tests.integration.payments import (
     by_transaction,
     forwarded_from,
@@ -95,8 +96,10 @@ async def check_replay(system: System, found: Mapping[str, bytes]) -> None:
         pairs, user_records = replay_users(log, stages()[0])
         assert forwarded[p] == pairs
         assert states(USERS, users[p].data) == states(USERS, user_records.data)
+        assert users[p].data.get(LINEUP_KEY) == user_records.data.get(LINEUP_KEY)
         decided, merchant_records = replay_merchants(by_merchant[p], stages()[1])
         assert states(MERCHANTS, merchants[p].data) == states(MERCHANTS, merchant_records.data)
+        assert merchants[p].data.get(LINEUP_KEY) == merchant_records.data.get(LINEUP_KEY)
         replayed += [payload for _, payload in decided]
     assert len(replayed) == len(found)
     assert by_transaction(replayed) == found

@@ -291,6 +291,7 @@ class System:
         """Wait until the group has committed the ends of all of its input topics."""
         # In this order: what one has committed has arrived at the next.
         topics = (
+            self.topics.control,
             self.topics.labels,
             self.topics.transactions,
             self.topics.transactions_by_merchant,
@@ -302,7 +303,8 @@ class System:
 
             async def at_its_end(topic: str) -> bool:
                 if topic not in await reader.topics():
-                    return topic == self.topics.labels  # nobody has had any yet
+                    # nobody has had any yet
+                    return topic in (self.topics.control, self.topics.labels)
                 return await self._committed(member, topic) == await self._ends(reader, topic)
 
             async def done() -> bool:
