@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dafu.history import History
     from dafu.ingest import TransactionReader
 
-_MODELS: Final = "baseline,isolation_forest,random_forest,xgboost"
+_MODELS: Final = "baseline,tails,isolation_forest,random_forest,xgboost,ensemble"
 _PIPED_WIDTH: Final = 176
 
 

@@ -18,13 +18,25 @@ from numpy.typing import NDArray
 
 from dafu.errors import DafuError
 from dafu.evaluation.handbook import handbook_features
-from dafu.features.catalogue import CATALOGUE_HASH, FEATURES, INDEX
+from dafu.features.catalogue import FEATURES, INDEX
+from dafu.features.selections import SUPERVISED, TAILS, UNSUPERVISED
 from dafu.history import FRAUD, UNKNOWN, History
+from dafu.models.calibration import IDENTITY, Calibration
+from dafu.models.ensemble import EnsembleModel
 from dafu.models.errors import TrainingError
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Parameters = Mapping[str, Any]
+
+RANDOM_FOREST: Final[Parameters] = {"n_estimators": 100, "max_depth": 10}
+XGBOOST: Final[Parameters] = {"n_estimators": 100, "max_depth": 3, "tree_method": "exact"}
+"""With exact splits: a week of transactions is small enough for them."""
+ISOLATION_FOREST: Final[Parameters] = {"n_estimators": 100, "max_samples": 2048}
+"""Frauds are rare: of 256 rows, most trees would not see a single one."""
+
+CALIBRATION_SHARE: Final = 0.25
+"""Latest share of the training rows to which an ensemble's calibration is fitted."""
 
 
 class ContenderError(DafuError):
@@ -46,9 +58,11 @@ class Data:
         self.delay_days = delay_days
         self._handbook: F64 | None = None
 
-    def catalogue(self) -> F64:
-        """Float64 [n, F]: the features of the catalogue."""
-        return self.history.features
+    def columns(self, names: Sequence[str], rows: I64) -> F64:
+        """Float64 [rows, len(names)]: these features of the catalogue, of these rows."""
+        wanted = np.array([INDEX[name] for name in names])
+        picked: F64 = self.history.features[rows[:, None], wanted]
+        return picked
 
     def handbook(self) -> F64:
         """Float64 [n, 15]: the handbook's features, computed at the first call."""
@@ -90,8 +104,8 @@ class Tabular:
     Parameters
     ----------
     trainer : Trainer
-    table : function of Data
-        Gives the features of all rows of the history.
+    table : function of Data and rows
+        Gives the features of these rows of the history.
     supervised : bool
         Whether rows without a known label are of no use.
     """
@@ -99,7 +113,8 @@ class Tabular:
     def __init__(
         self,
         trainer: Trainer,
-        table: Callable[[Data], F64],
+        table: Callable[[Data, I64], F64],
+        *,
         supervised: bool,
     ) -> None:
         self._trainer = trainer
@@ -118,11 +133,15 @@ class Tabular:
                     f"{len(rows):,} training rows with labels, {frauds:,} of them fraud: "
                     "supervised training needs both fraud and genuine transactions"
                 )
-        self._trainer.fit(self._table(data)[rows], labels)
+        self._trainer.fit(self._table(data, rows), labels)
 
     def score(self, data: Data, rows: I64) -> F64:
         """Scores of rows."""
-        return self._trainer.score(self._table(data)[rows])
+        return self._trainer.score(self._table(data, rows))
+
+
+def _columns(names: Sequence[str]) -> Callable[[Data, I64], F64]:
+    return lambda data, rows: data.columns(names, rows)
 
 
 class Kind(Struct, frozen=True):
@@ -186,105 +205,136 @@ def check_libraries(what: str, libraries: Sequence[str], extra: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------
-# Trainers
+# The models
 # ---------------------------------------------------------------------------------------------
 
 
-class _RandomForest:
-    """Scikit-learn's random forest."""
+class Mean:
+    """The calibrated mean of the risks of several models, as `dafu.models.ensemble` serves it.
 
-    def __init__(self, parameters: Parameters, seed: int) -> None:
-        self._parameters = {"n_estimators": 100, "max_depth": 20, **parameters}
+    Parameters
+    ----------
+    trainers : sequence of function
+        Each makes a trainer of a classifier, not yet fitted.
+    names : sequence of F names
+        The features that the rows have.
+    seed : int
+    """
+
+    def __init__(
+        self, trainers: Sequence[Callable[[], Any]], names: Sequence[str], seed: int
+    ) -> None:
+        self._trainers = trainers
+        self._names = tuple(names)
+        self._columns = {name: i for i, name in enumerate(self._names)}
         self._seed = seed
+        self._model: EnsembleModel | None = None
 
     def fit(self, x: F64, y: NDArray[np.int8]) -> None:
-        from sklearn.ensemble import RandomForestClassifier
+        """Train on features [n, F] and labels [n], in time order.
 
-        forest = RandomForestClassifier(**self._parameters, random_state=self._seed, n_jobs=1)
-        self._forest = forest.fit(x, y)
+        The calibration is fitted to the latest rows, on scores of models that were trained on the
+        rows before them. What is kept is trained on all rows.
+        """
+        from dafu.models.trainers.calibration import fit_beta
 
-    def score(self, x: F64) -> F64:
-        return np.asarray(self._forest.predict_proba(x)[:, 1], dtype=np.float64)
+        cut = int(len(x) * (1.0 - CALIBRATION_SHARE))
+        calibration: Calibration = IDENTITY
+        if min(len(np.unique(part)) for part in (y[:cut], y[cut:])) == 2:
+            early = [make().fit(x[:cut], y[:cut]).score(x[cut:]) for make in self._trainers]
+            calibration = fit_beta(np.mean(early, axis=0), y[cut:])
+        self._model = self._combined([make().fit(x, y) for make in self._trainers], x, calibration)
 
+    def _combined(self, trained: Sequence[Any], x: F64, calibration: Calibration) -> EnsembleModel:
+        from dafu.models.trainers import Description
+        from dafu.models.trainers.ensemble import weighted_ensemble
 
-class _XGBoost:
-    """Boosted trees of XGBoost."""
-
-    def __init__(self, parameters: Parameters, seed: int) -> None:
-        defaults = {
-            "n_estimators": 200,
-            "max_depth": 5,
-            "learning_rate": 0.05,
-            "subsample": 0.8,
-            "colsample_bytree": 0.5,
-            "min_child_weight": 5.0,
-        }
-        self._parameters = {**defaults, **parameters}
-        self._seed = seed
-
-    def fit(self, x: F64, y: NDArray[np.int8]) -> None:
-        from xgboost import XGBClassifier
-
-        trees = XGBClassifier(
-            **self._parameters, tree_method="hist", random_state=self._seed, n_jobs=1
-        )
-        self._trees = trees.fit(x, y)
-
-    def score(self, x: F64) -> F64:
-        return np.asarray(self._trees.predict_proba(x)[:, 1], dtype=np.float64)
-
-
-class _IsolationForest:
-    """The isolation forest that `dafu train` makes, served by the stream's own kernel."""
-
-    def __init__(self, parameters: Parameters, seed: int) -> None:
-        from dafu.training import ROWS_PER_TREE, TREES
-
-        self._parameters = {"n_estimators": TREES, "max_samples": ROWS_PER_TREE, **parameters}
-        self._seed = seed
-
-    def fit(self, x: F64, y: NDArray[np.int8]) -> None:  # noqa: ARG002
-        from dafu.models.training import train_isolation_forest
-        from dafu.training import MODEL_FEATURES
-
-        columns = [INDEX[name] for name in MODEL_FEATURES]
-        parameters = dict(self._parameters)
-        parameters["max_samples"] = min(parameters["max_samples"], len(x))
-        self._model = train_isolation_forest(
-            x[:, columns],
-            MODEL_FEATURES,
-            [FEATURES[c].group for c in columns],
+        groups = tuple(FEATURES[INDEX[name]].group for name in self._names)
+        members = [
+            trainer.export(Description(self._names, groups, name=f"member_{k}"))
+            for k, trainer in enumerate(trained)
+        ]
+        return weighted_ensemble(
+            members,
+            [1.0] * len(members),
+            x,
+            self._columns,
+            Description(self._names, groups),
             seed=self._seed,
-            catalogue_hash=CATALOGUE_HASH,
-            **parameters,
+            calibration=calibration,
         )
 
     def score(self, x: F64) -> F64:
-        return self._model.score(x, self._model.column_index(INDEX))[0]
+        """Risks [n] of features [n, F]."""
+        if self._model is None:
+            raise TrainingError("call fit before score")
+        return self._model.score(x, self._model.column_index(self._columns)).risk
+
+
+def _split(parameters: Parameters, own: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a trainer: its own by name, all others as the library's."""
+    rest = {name: value for name, value in parameters.items() if name not in own}
+    named = {name: value for name, value in parameters.items() if name in own}
+    return {**named, "parameters": rest} if rest else named
+
+
+def _random_forest_trainer(parameters: Parameters, seed: int) -> Any:
+    from dafu.models.trainers import RandomForestTrainer
+
+    own = ("n_estimators", "max_depth", "min_samples_leaf", "class_weight")
+    return RandomForestTrainer(seed, **_split({**RANDOM_FOREST, **parameters}, own))
+
+
+def _xgboost_trainer(parameters: Parameters, seed: int) -> Any:
+    from dafu.models.trainers import XGBoostTrainer
+
+    own = ("n_estimators", "max_depth", "learning_rate", "fraud_weight")
+    return XGBoostTrainer(seed, **_split({**XGBOOST, **parameters}, own))
 
 
 def _baseline(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_RandomForest(parameters, seed), Data.handbook, True)
+    trainer = _random_forest_trainer({"max_depth": 20, **parameters}, seed)
+    return Tabular(trainer, lambda data, rows: data.handbook()[rows], supervised=True)
 
 
 def _random_forest(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_RandomForest(parameters, seed), Data.catalogue, True)
+    return Tabular(_random_forest_trainer(parameters, seed), _columns(SUPERVISED), supervised=True)
 
 
 def _xgboost(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_XGBoost(parameters, seed), Data.catalogue, True)
+    return Tabular(_xgboost_trainer(parameters, seed), _columns(SUPERVISED), supervised=True)
+
+
+def _ensemble(parameters: Parameters, seed: int) -> Contender:
+    def forest() -> Any:
+        return _random_forest_trainer(parameters.get("random_forest", {}), seed)
+
+    def boosted() -> Any:
+        return _xgboost_trainer(parameters.get("xgboost", {}), seed)
+
+    mean = Mean((boosted, forest), SUPERVISED, seed)
+    return Tabular(mean, _columns(SUPERVISED), supervised=True)
 
 
 def _isolation_forest(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_IsolationForest(parameters, seed), Data.catalogue, False)
+    from dafu.models.trainers import IsolationForestTrainer
+
+    trainer = IsolationForestTrainer(seed, **{**ISOLATION_FOREST, **parameters})
+    return Tabular(trainer, _columns(UNSUPERVISED), supervised=False)
+
+
+def _tails(parameters: Parameters, seed: int) -> Contender:
+    from dafu.models.trainers import TailsTrainer
+
+    return Tabular(TailsTrainer(seed=seed, **parameters), _columns(TAILS), supervised=False)
 
 
 def _forest_space(trial: Any) -> dict[str, Any]:
     return {
         "n_estimators": trial.suggest_int("n_estimators", 50, 200, step=50),
-        "max_depth": trial.suggest_int("max_depth", 5, 30),
+        "max_depth": trial.suggest_int("max_depth", 5, 20),
         "min_samples_leaf": trial.suggest_int("min_samples_leaf", 1, 20, log=True),
-        "max_features": trial.suggest_float("max_features", 0.05, 0.6),
+        "max_features": trial.suggest_float("max_features", 0.1, 0.6),
     }
 
 
@@ -295,7 +345,7 @@ def _xgboost_space(trial: Any) -> dict[str, Any]:
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
         "subsample": trial.suggest_float("subsample", 0.5, 1.0),
         "colsample_bytree": trial.suggest_float("colsample_bytree", 0.2, 1.0),
-        "min_child_weight": trial.suggest_float("min_child_weight", 0.5, 20.0, log=True),
+        "min_child_weight": trial.suggest_float("min_child_weight", 0.05, 5.0, log=True),
         "reg_lambda": trial.suggest_float("reg_lambda", 0.1, 20.0, log=True),
     }
 
@@ -303,7 +353,7 @@ def _xgboost_space(trial: Any) -> dict[str, Any]:
 def _isolation_space(trial: Any) -> dict[str, Any]:
     return {
         "n_estimators": trial.suggest_int("n_estimators", 50, 300, step=50),
-        "max_samples": trial.suggest_categorical("max_samples", [128, 256, 512, 1024, 4096]),
+        "max_samples": trial.suggest_categorical("max_samples", [256, 512, 1024, 2048, 4096]),
     }
 
 
@@ -314,18 +364,31 @@ CONTENDERS: Final[dict[str, Kind]] = {
         "train",
         _baseline,
     ),
+    "tails": Kind(
+        "how far out on their suspicious sides a few features lie; learns from no labels",
+        (),
+        "train",
+        _tails,
+    ),
     "isolation_forest": Kind(
-        "the unsupervised forest that `dafu train` makes",
+        "an isolation forest on a few features; learns from no labels",
         ("sklearn",),
         "train",
         _isolation_forest,
         _isolation_space,
     ),
     "random_forest": Kind(
-        "a random forest on all features", ("sklearn",), "train", _random_forest, _forest_space
+        "a random forest of 100 trees, depth 10",
+        ("sklearn",),
+        "train",
+        _random_forest,
+        _forest_space,
     ),
     "xgboost": Kind(
-        "boosted trees on all features", ("xgboost", "sklearn"), "train", _xgboost, _xgboost_space
+        "100 boosted trees, depth 3", ("xgboost", "sklearn"), "train", _xgboost, _xgboost_space
+    ),
+    "ensemble": Kind(
+        "the calibrated mean of these two", ("xgboost", "sklearn"), "train", _ensemble
     ),
 }
 """Models by name, in the order in which they are compared by default."""

@@ -8,6 +8,7 @@ from dafu.models.ensemble import EnsembleModel
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.model import Packaged
 from dafu.models.recurrent import RecurrentModel
+from dafu.models.tails import TailsModel
 from dafu.models.trees import BoostedTreesModel, RandomForestModel
 
 KINDS: Final[dict[str, type[Packaged]]] = {
@@ -15,6 +16,7 @@ KINDS: Final[dict[str, type[Packaged]]] = {
     BoostedTreesModel.kind: BoostedTreesModel,
     RandomForestModel.kind: RandomForestModel,
     EnsembleModel.kind: EnsembleModel,
+    TailsModel.kind: TailsModel,
     RecurrentModel.kind: RecurrentModel,
 }
 """Class by `kind`, as manifests spell it."""

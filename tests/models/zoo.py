@@ -17,6 +17,7 @@ from dafu.models.trainers import (
     IsolationForestTrainer,
     LightGBMTrainer,
     RandomForestTrainer,
+    TailsTrainer,
     XGBoostTrainer,
 )
 from dafu.models.trainers.calibration import fit_beta, fit_isotonic
@@ -72,6 +73,13 @@ def _trained(trainer: Any, **options: Any) -> Specimen:
 
 def _isolation(seed: int) -> Specimen:
     return _trained(IsolationForestTrainer(seed, n_estimators=12, max_samples=128))
+
+
+def _tails(seed: int) -> Specimen:
+    """Nothing is drawn in training, so the seed is that of the rows."""
+    sides: Any = ("high", "high", "low", "high", "high", "low", "high")
+    trainer = TailsTrainer(sides, seed=seed).fit(payments(seed))
+    return Specimen(trainer.export(DESCRIPTION), trainer.score)
 
 
 def _xgboost(seed: int) -> Specimen:
@@ -149,6 +157,7 @@ def stacked_by_hand(model: EnsembleModel, raw: list[F64]) -> F64:
 
 MAKERS: Final[dict[str, Callable[[int], Specimen]]] = {
     "isolation forest": _isolation,
+    "tails": _tails,
     "XGBoost": _xgboost,
     "XGBoost, balanced, beta": _xgboost_balanced,
     "LightGBM": _lightgbm,

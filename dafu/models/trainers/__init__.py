@@ -9,6 +9,7 @@ from dafu.models.trainers.base import Description, Trainer
 from dafu.models.trainers.isolation import IsolationForestTrainer
 from dafu.models.trainers.lightgbm import LightGBMTrainer
 from dafu.models.trainers.random_forest import RandomForestTrainer
+from dafu.models.trainers.tails import TailsTrainer
 from dafu.models.trainers.xgboost import XGBoostTrainer
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "IsolationForestTrainer",
     "LightGBMTrainer",
     "RandomForestTrainer",
+    "TailsTrainer",
     "Trainer",
     "XGBoostTrainer",
 ]
