@@ -254,7 +254,12 @@ class MerchantOracle(_Labelled):
         genuine = max((p.time for p in old if (p.time, p.amount) not in marked), default=0)
         run = [p.time for p in old if p.transaction_id in frauds and p.time > genuine]
         days = (time - min(run)) / DAY_MS if run else None
-        return {"merchant_fraud_streak": len(run), "merchant_fraud_streak_days": days}
+        newest = max((p.time for p in old), default=None)
+        return {
+            "merchant_fraud_streak": len(run),
+            "merchant_fraud_streak_days": days,
+            "merchant_days_since_labelled": None if newest is None else (time - newest) / DAY_MS,
+        }
 
 
 def _high(time: int, earlier: list[Payment]) -> dict[str, float | None]:
@@ -373,6 +378,13 @@ def merchant_history(
     out["merchant_seconds_since_last"], out["merchant_age_days"] = _since_and_age(times)
     out["merchant_fraud_streak"] = np.zeros(len(times))
     out["merchant_fraud_streak_days"] = np.full(len(times), np.nan)
+    since = np.full(len(times), np.nan)
+    for i in range(len(times)):
+        ages = times[i] - times[:i]
+        ages = ages[(ages >= 7 * DAY_MS) & (ages < 37 * DAY_MS)]
+        if ages.size:
+            since[i] = ages.min() / DAY_MS
+    out["merchant_days_since_labelled"] = since
     return out | _without_labels(times, "merchant")
 
 

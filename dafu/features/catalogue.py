@@ -322,6 +322,14 @@ def _merchant() -> Iterator[Feature]:
         "d",
         "days since the first of those; missing without any",
     )
+    yield Feature(
+        "merchant_days_since_labelled",
+        "merchant",
+        "merchant",
+        "d",
+        "days since the latest transaction at the merchant that is at least 7 days old: since when "
+        "nobody has told of a fraud there",
+    )
 
 
 USER_FEATURES: Final[tuple[Feature, ...]] = tuple(_user())

@@ -138,6 +138,17 @@ def add_archived_delayed(archive: Any, time: int, delayed: np.ndarray) -> None:
 
 
 @kernel
+def archived_until(archive: Any, time: int) -> int:
+    """End of the latest bucket that holds events of this time or earlier, at most this time."""
+    latest = NEVER
+    for slot in range(DELAYED_BUCKETS):
+        start = archive.delayed_bucket[slot] * DELAYED_BUCKET_MS
+        if archive.delayed_bucket[slot] != NEVER and start <= time:
+            latest = max(latest, min(start + DELAYED_BUCKET_MS - 1, time))
+    return latest
+
+
+@kernel
 def write_label_features(
     labels: Any, row_of: int, delayed: np.ndarray, time: int, row: np.ndarray, at: int
 ) -> bool:

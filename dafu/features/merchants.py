@@ -15,6 +15,7 @@ from dafu.features.labels import (
     N_DELAYED,
     add_archived_delayed,
     archive_delayed,
+    archived_until,
     count_delayed,
     enter_label,
     write_label_features,
@@ -71,6 +72,7 @@ _SINCE_LAST: Final = MERCHANT_INDEX["merchant_seconds_since_last"]
 _AGE: Final = MERCHANT_INDEX["merchant_age_days"]
 _APPROXIMATE: Final = MERCHANT_INDEX["merchant_windows_approximate"]
 _STREAK: Final = MERCHANT_INDEX["merchant_fraud_streak"]
+_SINCE_LABELLED: Final = MERCHANT_INDEX["merchant_days_since_labelled"]
 _STREAK_DAYS: Final = MERCHANT_INDEX["merchant_fraud_streak_days"]
 _LABELS: Final = MERCHANT_INDEX["merchant_delayed_count_1d"]  # where the label features begin
 
@@ -137,6 +139,16 @@ def _streak(
             first = own.time[k] if first == NEVER else min(first, own.time[k])
     if first != NEVER:
         row[_STREAK_DAYS] = (time - first) / DAY
+
+
+@kernel
+def _labelled_until(events: Any, low: int, high: int, time: int, evicted_until: int) -> int:
+    """Latest time that is old enough for labels to have come, of retained and evicted events."""
+    newest = evicted_until if time - evicted_until >= LABEL_DELAY else NEVER
+    for i in range(low, high):
+        if time - events[i].time >= LABEL_DELAY:
+            newest = max(newest, events[i].time)
+    return newest
 
 
 @kernel
@@ -236,6 +248,11 @@ def step_merchants(
             row[at + 2] = users
         if not write_label_features(labels, labels_of[tx.merchant], delayed, tx.time, row, _LABELS):
             row[_APPROXIMATE] = 1.0
+        labelled = _labelled_until(events, low, high, tx.time, head.evicted_until)
+        if beyond:
+            labelled = max(labelled, archived_until(archive, tx.time - LABEL_DELAY))
+        if tx.time - labelled < HORIZON:
+            row[_SINCE_LABELLED] = (tx.time - labelled) / DAY
         _streak(labels, labels_of[tx.merchant], events, low, high, tx.time, row)
         if tx.label != PAYMENT:
             own = labels[labels_of[tx.merchant]]

@@ -72,6 +72,7 @@ SUPERVISED: Final = (
     "merchant_fraud_share_30d",
     "merchant_fraud_streak",
     "merchant_fraud_streak_days",
+    "merchant_days_since_labelled",
 )
 """How unusual the amount is for the user, what the user did lately, and what is known of the
 merchant. Each pays for itself where fraud is told by these; noise costs a rare class more than it
