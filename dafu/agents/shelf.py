@@ -29,7 +29,7 @@ RETRY_SECONDS: Final = 30.0
 """After a package could not be loaded, until it is tried again."""
 
 LOAD_SECONDS: Final = 60.0
-"""For loading a package; what takes longer has failed."""
+"""For reading and checking a package; what takes longer has failed."""
 
 _Place = tuple[Level, ModelRef]
 
@@ -116,10 +116,14 @@ class Shelf:
         """
         try:
             async with asyncio.timeout(LOAD_SECONDS):
-                return await asyncio.to_thread(load_for, level, ref)
+                model = await asyncio.to_thread(load_for, level, ref)
         except TimeoutError as exc:
             why = str(exc) or f"not loaded within {LOAD_SECONDS:g} s"
             raise TimeoutError(f"{ref.url}: {why}") from None
+        # Not within the time: what a kind of model needs is compiled once an installation, and
+        # giving up would mean to start all over again.
+        await asyncio.to_thread(_warm, ref, model)
+        return model
 
 
 def load_for(level: Level, ref: ModelRef) -> Packaged:
@@ -149,8 +153,16 @@ def _load(level: Level, ref: ModelRef) -> Packaged:
         raise ModelPackageError(
             f"{ref.url}: a model of kind {model.kind} does not serve at the level {level}"
         )
-    warm(model)
     return model
+
+
+def _warm(ref: ModelRef, model: Packaged) -> None:
+    try:
+        warm(model)
+    except DafuError:
+        raise
+    except Exception as exc:
+        raise ModelPackageError(f"{ref.url}: {type(exc).__name__}: {exc}") from exc
 
 
 def warm(model: Packaged) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,15 +14,25 @@ from hypothesis import strategies as st
 
 from dafu.features.catalogue import ALIASES, FEATURES, MERCHANT_FEATURES, USER_FEATURES
 from dafu.features.state import MERCHANTS
+from dafu.models.isolation import IsolationForestModel
+from dafu.registry import Role
 from dafu.rules import compile_rules, parse_rules
 from dafu.schema import MAX_DEPTH, decode_decision
-from dafu.stages.batch import FORWARD, InputBatch, MerchantOutput, UserOutput
+from dafu.stages.batch import (
+    FORWARD,
+    MAX_SEQUENCE_MODELS,
+    InputBatch,
+    MerchantOutput,
+    UserOutput,
+    model_number,
+)
 from dafu.stages.decide import Thresholds
 from dafu.stages.forwarded import LayoutMismatchError
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
 from dafu.tables.records import MemoryRecords
 from tests.oracle import MerchantOracle, Payment, assert_features
+from tests.packages import forest
 from tests.streams import (
     START,
     alone,
@@ -247,3 +259,118 @@ def test_foreign_records_are_refused_and_other_layouts_stop() -> None:
     other = head.tobytes() + value[FORWARD.itemsize :]
     with pytest.raises(LayoutMismatchError, match="offset 7"):
         merchant_stage().run(InputBatch.of(0, [key], [other], 7), alone(MemoryRecords()))
+
+
+class Forests(NamedTuple):
+    plain: list[IsolationForestModel]
+    sequential: IsolationForestModel
+
+
+SEQUENCE = "a sequence model's version"
+
+
+@pytest.fixture(scope="module")
+def forests(tmp_path_factory: pytest.TempPathFactory) -> Forests:
+    root = tmp_path_factory.mktemp("forests")
+    plain = [forest(root / f"p{i}", seed=i, name=f"m{i}") for i in range(4)]
+    return Forests(plain, forest(root / "s", seed=9, sequence=SEQUENCE, name="sequential"))
+
+
+LOOKING: list[Role] = ["challenger", "shadow"]
+
+
+@settings(max_examples=25)
+@given(
+    stream=STREAMS,
+    sizes=SIZES,
+    champion=st.sampled_from([None, 0, 1]),
+    looking=st.lists(st.tuples(st.sampled_from(LOOKING), st.integers(0, 3)), max_size=8),
+)
+def test_who_looks_on_changes_nothing_but_what_is_noted_of_him(
+    forests: Forests,
+    stream: list[Payment],
+    sizes: list[int],
+    champion: Literal[0, 1] | None,
+    looking: list[tuple[Role, int]],
+) -> None:
+    log = log_with_repeats(stream, [], [])
+    rules = compile_rules([], {}, {}, {})
+    model = None if champion is None else forests.plain[champion]
+    candidates = [(role, forests.plain[k]) for role, k in looking]
+    stages = [MerchantStage(rules, model, Thresholds(), them) for them in ([], candidates)]
+    kept = [MemoryRecords(), MemoryRecords()]
+    for batch in inputs(log, sizes):
+        alone_, watched = (
+            stage.run(batch, alone(records)) for stage, records in zip(stages, kept, strict=True)
+        )
+        for output, records in zip((alone_, watched), kept, strict=True):
+            records.write(output.only_changes)
+        assert alone_.outcomes.tobytes() == watched.outcomes.tobytes()
+        assert alone_.features.tobytes() == watched.features.tobytes()
+        for bare, full in zip(alone_.decisions.present(), watched.decisions.present(), strict=True):
+            document = msgspec.json.decode(full)
+            noted = document.pop("candidates", [])
+            without = msgspec.json.decode(bare)
+            assert without.pop("candidates", []) == []
+            assert document == without
+            marks = [(c["role"], c["model"], c["version"]) for c in noted]
+            assert marks == [(role, m.name, m.version) for role, m in candidates]
+        scores = {
+            k: forests.plain[k].score(
+                watched.features, forests.plain[k].column_index({n: i for i, n in enumerate(NAMES)})
+            )
+            for _, k in looking
+        }
+        for row, full in enumerate(watched.decisions.present()):
+            for (_, k), said in zip(looking, decode_decision(full).candidates, strict=True):
+                assert said.risk_score == pytest.approx(scores[k].risk[row], abs=1e-6)
+    assert kept[0].data == kept[1].data
+
+
+@pytest.mark.parametrize(
+    ("slots", "risks", "seen"),
+    [
+        ((SEQUENCE, None, None), (0.9, np.nan, np.nan), 0.9),
+        (("another", None, None), (0.9, np.nan, np.nan), np.nan),
+        (("another", "third", SEQUENCE), (0.9, 0.8, 0.1), 0.1),
+        ((None, SEQUENCE, None), (np.nan, 0.3, np.nan), 0.3),
+        ((None, None, None), (0.7, np.nan, np.nan), np.nan),
+        ((SEQUENCE, "another", None), (np.nan, 0.5, np.nan), np.nan),
+    ],
+)
+def test_a_model_sees_the_sequence_model_that_it_was_trained_with_or_none(
+    forests: Forests, slots: tuple[Any, ...], risks: tuple[float, ...], seen: float
+) -> None:
+    assert len(slots) == MAX_SEQUENCE_MODELS
+    log = []
+    for key, value in log_with_repeats(generated_stream(), [], []):
+        head = np.frombuffer(value, FORWARD, 1).copy()
+        head["sequence_model"] = [0 if v is None else model_number(v) for v in slots]
+        head["sequence_risk"] = risks
+        head["features"][:, NAMES.index("sequence_risk")] = risks[0]
+        log.append((key, head.tobytes() + value[FORWARD.itemsize :]))
+    model = forests.sequential
+    plain = forests.plain[0]
+    rules = compile_rules([], {}, {}, {})
+    stage = MerchantStage(rules, model, Thresholds(), [("shadow", plain)])
+    output = stage.run(inputs(log, [])[0], alone(MemoryRecords()))
+    columns = {n: i for i, n in enumerate(NAMES)}
+    x = output.features.copy()
+    assert np.array_equal(x[:, columns["sequence_risk"]], np.full(len(x), risks[0]), equal_nan=True)
+    x[:, columns["sequence_risk"]] = seen
+    expected = model.score(x, model.column_index(columns)).risk
+    decided = [decode_decision(d) for d in output.decisions.present()]
+    assert [d.scores["sequential"] for d in decided] == pytest.approx(expected, abs=1e-6)
+    others = plain.score(x, plain.column_index(columns)).risk
+    assert [d.candidates[0].risk_score for d in decided] == pytest.approx(others, abs=1e-6)
+    first = slots[0]
+    told = None if first is None else f"{model_number(first):016x}"
+    assert {d.versions.sequence for d in decided} == {told}
+
+
+def test_the_forest_of_these_tests_does_look_at_the_sequence_risk(forests: Forests) -> None:
+    columns = {n: i for i, n in enumerate(NAMES)}
+    x = np.ones((3, len(NAMES)))
+    x[:, columns["sequence_risk"]] = [0.0, 1.0, np.nan]
+    model = forests.sequential
+    assert len(set(model.score(x, model.column_index(columns)).raw.tolist())) >= 2
