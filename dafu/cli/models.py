@@ -91,7 +91,7 @@ def show(package: _Package, as_json: _Json = False) -> None:
         typer.echo(msgspec.json.encode(manifest).decode())
         return
     for name, value in _facts(manifest).items():
-        typer.echo(f"{name:<14} {value}")
+        typer.echo(f"{name:<14} {value or 'not given'}")
     size = sum(entry.bytes for entry in manifest.files.values())
     typer.echo(f"{'checksums':<14} good: {len(manifest.files)} files, {size:,} bytes")
     if manifest.catalogue_hash != CATALOGUE_HASH:

@@ -14,7 +14,11 @@ from dafu.agents.shell import WORKER_NAME
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, FEATURES
 from dafu.partitioner import partitions_for
+from dafu.registry import SWITCH_KEY, Candidate, Lineup, ModelRef, Switch, encode_switch
+from dafu.stages.batch import InputBatch
+from dafu.stages.switches import apply_switch
 from dafu.tables.inspect import describe_merchant, describe_user
+from dafu.tables.ownership import Position
 from dafu.tables.rocksdb import RocksDBStore
 from dafu.tables.working_set import HEAD
 from dafu.web.progress import Offsets
@@ -349,3 +353,33 @@ async def test_errors_keep_their_details_to_the_log(
     assert "AttributeError" not in text
     assert str(Path(__file__).parent) not in text
     assert "AttributeError" in caplog.text
+
+
+async def test_status_tells_the_models_of_each_partition_and_what_can_not_be_had(
+    worker: Worker,
+) -> None:
+    gone = ModelRef("forest", "v9", "/nowhere/v9")
+    looking = ModelRef("forest", "v8", "/nowhere/v8")
+    lineup = Lineup(gone, (Candidate("shadow", looking),), (None,))
+    worker.apply([payment(0, someone(0)), payment(1, someone(1))])
+    switch = InputBatch.of(1, [SWITCH_KEY], [encode_switch(Switch(5, lineup))])
+    changes = apply_switch(switch, worker.merchants.table.partition)
+    assert changes is not None
+    worker.merchants.table.records.apply(1, changes, Position(9))
+    await worker.merchants.stage_with(lineup)
+    models = (await worker.ask("/v1/status")).json["models"]
+    scoring = {p["partition"]: p for p in models["scoring"]["partitions"]}
+    assert scoring[1] == {
+        "partition": 1,
+        "switch": 5,
+        "models": [
+            {"role": role, "name": "forest", "version": v, "configured": False, "loaded": False}
+            for role, v in (("champion", "v9"), ("shadow", "v8"))
+        ],
+    }
+    none = {"role": "champion", "name": None, "version": None, "configured": True, "loaded": False}
+    assert [p["models"] for n, p in scoring.items() if n != 1] == [[none]] * (len(scoring) - 1)
+    assert all(p["switch"] is None for p in models["sequence"]["partitions"])
+    assert ["v8" in a or "v9" in a for a in models["scoring"]["alarms"]] == [True, True]
+    assert models["sequence"]["alarms"] == []
+    assert "control" in (await worker.ask("/v1/status")).json["agents"]
