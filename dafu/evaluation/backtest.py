@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from dafu.evaluation.contenders import (
     Data,
-    Parameters,
     check_contender,
     check_libraries,
     make_contender,
@@ -31,6 +30,7 @@ from dafu.evaluation.intervals import (
 from dafu.evaluation.metrics import LOWER_IS_BETTER, METRICS, Budget, Measure, Sample
 from dafu.evaluation.protocol import Fold, Split, folds_before, prequential, split
 from dafu.history import UNKNOWN, History
+from dafu.training.settings import Parameters
 
 I64 = NDArray[np.int64]
 Metrics = dict[str, Interval]

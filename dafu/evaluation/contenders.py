@@ -8,7 +8,7 @@ not know any of that: they have `fit(x, y)` and `score(x)`. Adding a model is on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
@@ -24,16 +24,15 @@ from dafu.history import FRAUD, UNKNOWN, History
 from dafu.models.calibration import IDENTITY, Calibration
 from dafu.models.ensemble import EnsembleModel
 from dafu.models.errors import TrainingError
+from dafu.training.settings import (
+    ISOLATION_FOREST,
+    Parameters,
+    forest_arguments,
+    xgboost_arguments,
+)
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-Parameters = Mapping[str, Any]
-
-RANDOM_FOREST: Final[Parameters] = {"n_estimators": 100, "max_depth": 10}
-XGBOOST: Final[Parameters] = {"n_estimators": 100, "max_depth": 3, "tree_method": "exact"}
-"""With exact splits: a week of transactions is small enough for them."""
-ISOLATION_FOREST: Final[Parameters] = {"n_estimators": 100, "max_samples": 2048}
-"""Frauds are rare: of 256 rows, most trees would not see a single one."""
 
 CALIBRATION_SHARE: Final = 0.25
 """Latest share of the training rows to which an ensemble's calibration is fitted."""
@@ -103,7 +102,8 @@ class Tabular:
 
     Parameters
     ----------
-    trainer : Trainer
+    make : function of the number of training rows
+        Gives a trainer.
     table : function of Data and rows
         Gives the features of these rows of the history.
     supervised : bool
@@ -112,12 +112,13 @@ class Tabular:
 
     def __init__(
         self,
-        trainer: Trainer,
+        make: Callable[[int], Trainer],
         table: Callable[[Data, I64], F64],
         *,
         supervised: bool,
     ) -> None:
-        self._trainer = trainer
+        self._make = make
+        self._trainer: Trainer | None = None
         self._table = table
         self._supervised = supervised
 
@@ -133,10 +134,13 @@ class Tabular:
                     f"{len(rows):,} training rows with labels, {frauds:,} of them fraud: "
                     "supervised training needs both fraud and genuine transactions"
                 )
+        self._trainer = self._make(len(rows))
         self._trainer.fit(self._table(data, rows), labels)
 
     def score(self, data: Data, rows: I64) -> F64:
         """Scores of rows."""
+        if self._trainer is None:
+            raise TrainingError("call fit before score")
         return self._trainer.score(self._table(data, rows))
 
 
@@ -214,15 +218,15 @@ class Mean:
 
     Parameters
     ----------
-    trainers : sequence of function
-        Each makes a trainer of a classifier, not yet fitted.
+    trainers : sequence of function of the number of training rows
+        Each makes a trainer of a classifier.
     names : sequence of F names
         The features that the rows have.
     seed : int
     """
 
     def __init__(
-        self, trainers: Sequence[Callable[[], Any]], names: Sequence[str], seed: int
+        self, trainers: Sequence[Callable[[int], Any]], names: Sequence[str], seed: int
     ) -> None:
         self._trainers = trainers
         self._names = tuple(names)
@@ -241,9 +245,11 @@ class Mean:
         cut = int(len(x) * (1.0 - CALIBRATION_SHARE))
         calibration: Calibration = IDENTITY
         if min(len(np.unique(part)) for part in (y[:cut], y[cut:])) == 2:
-            early = [make().fit(x[:cut], y[:cut]).score(x[cut:]) for make in self._trainers]
+            early = [make(cut).fit(x[:cut], y[:cut]).score(x[cut:]) for make in self._trainers]
             calibration = fit_beta(np.mean(early, axis=0), y[cut:])
-        self._model = self._combined([make().fit(x, y) for make in self._trainers], x, calibration)
+        self._model = self._combined(
+            [make(len(x)).fit(x, y) for make in self._trainers], x, calibration
+        )
 
     def _combined(self, trained: Sequence[Any], x: F64, calibration: Calibration) -> EnsembleModel:
         from dafu.models.trainers import Description
@@ -271,62 +277,63 @@ class Mean:
         return self._model.score(x, self._model.column_index(self._columns)).risk
 
 
-def _split(parameters: Parameters, own: Sequence[str]) -> dict[str, Any]:
-    """Arguments of a trainer: its own by name, all others as the library's."""
-    rest = {name: value for name, value in parameters.items() if name not in own}
-    named = {name: value for name, value in parameters.items() if name in own}
-    return {**named, "parameters": rest} if rest else named
+def _forests(parameters: Parameters, seed: int) -> Callable[[int], Any]:
+    def make(_rows: int) -> Any:
+        from dafu.models.trainers import RandomForestTrainer
+
+        return RandomForestTrainer(seed, **forest_arguments(parameters))
+
+    return make
 
 
-def _random_forest_trainer(parameters: Parameters, seed: int) -> Any:
-    from dafu.models.trainers import RandomForestTrainer
+def _boosted(parameters: Parameters, seed: int) -> Callable[[int], Any]:
+    def make(rows: int) -> Any:
+        from dafu.models.trainers import XGBoostTrainer
 
-    own = ("n_estimators", "max_depth", "min_samples_leaf", "class_weight")
-    return RandomForestTrainer(seed, **_split({**RANDOM_FOREST, **parameters}, own))
+        return XGBoostTrainer(seed, **xgboost_arguments(rows, parameters))
 
-
-def _xgboost_trainer(parameters: Parameters, seed: int) -> Any:
-    from dafu.models.trainers import XGBoostTrainer
-
-    own = ("n_estimators", "max_depth", "learning_rate", "fraud_weight")
-    return XGBoostTrainer(seed, **_split({**XGBOOST, **parameters}, own))
+    return make
 
 
 def _baseline(parameters: Parameters, seed: int) -> Contender:
-    trainer = _random_forest_trainer({"max_depth": 20, **parameters}, seed)
-    return Tabular(trainer, lambda data, rows: data.handbook()[rows], supervised=True)
+    trainers = _forests({"max_depth": 20, **parameters}, seed)
+    return Tabular(trainers, lambda data, rows: data.handbook()[rows], supervised=True)
 
 
 def _random_forest(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_random_forest_trainer(parameters, seed), _columns(SUPERVISED), supervised=True)
+    return Tabular(_forests(parameters, seed), _columns(SUPERVISED), supervised=True)
 
 
 def _xgboost(parameters: Parameters, seed: int) -> Contender:
-    return Tabular(_xgboost_trainer(parameters, seed), _columns(SUPERVISED), supervised=True)
+    return Tabular(_boosted(parameters, seed), _columns(SUPERVISED), supervised=True)
 
 
 def _ensemble(parameters: Parameters, seed: int) -> Contender:
-    def forest() -> Any:
-        return _random_forest_trainer(parameters.get("random_forest", {}), seed)
-
-    def boosted() -> Any:
-        return _xgboost_trainer(parameters.get("xgboost", {}), seed)
-
-    mean = Mean((boosted, forest), SUPERVISED, seed)
-    return Tabular(mean, _columns(SUPERVISED), supervised=True)
+    members = (
+        _boosted(parameters.get("xgboost", {}), seed),
+        _forests(parameters.get("random_forest", {}), seed),
+    )
+    return Tabular(
+        lambda _rows: Mean(members, SUPERVISED, seed), _columns(SUPERVISED), supervised=True
+    )
 
 
 def _isolation_forest(parameters: Parameters, seed: int) -> Contender:
-    from dafu.models.trainers import IsolationForestTrainer
+    def make(_rows: int) -> Any:
+        from dafu.models.trainers import IsolationForestTrainer
 
-    trainer = IsolationForestTrainer(seed, **{**ISOLATION_FOREST, **parameters})
-    return Tabular(trainer, _columns(UNSUPERVISED), supervised=False)
+        return IsolationForestTrainer(seed, **{**ISOLATION_FOREST, **parameters})
+
+    return Tabular(make, _columns(UNSUPERVISED), supervised=False)
 
 
 def _tails(parameters: Parameters, seed: int) -> Contender:
-    from dafu.models.trainers import TailsTrainer
+    def make(_rows: int) -> Any:
+        from dafu.models.trainers import TailsTrainer
 
-    return Tabular(TailsTrainer(seed=seed, **parameters), _columns(TAILS), supervised=False)
+        return TailsTrainer(seed=seed, **parameters)
+
+    return Tabular(make, _columns(TAILS), supervised=False)
 
 
 def _forest_space(trial: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dafu.features.catalogue import CATALOGUE_HASH
+from dafu.features.selections import BEHAVIOR, SUPERVISED
 from dafu.generator import generate_batches, write
 from dafu.models.package import load_package
-from dafu.training import MODEL_FEATURES
 from tests.cli.conftest import Run
 
 
@@ -27,11 +27,11 @@ def test_train_on_a_file_and_serve(run: Run, file: Path, monkeypatch: pytest.Mon
     ran = run("train", file, *options)
     assert (ran.code, ran.err) == (0, "")
     model = load_package("model", CATALOGUE_HASH)
-    assert model.feature_names == MODEL_FEATURES
+    assert model.feature_names == BEHAVIOR
     assert model.provenance.data == "file: payments.parquet"
     assert (model.provenance.seed, model.metrics["contamination"]) == (7, 0.05)
     assert f"isolation_forest {model.version}" in ran.out
-    assert ", ".join(MODEL_FEATURES) in ran.out
+    assert ", ".join(BEHAVIOR) in ran.out
     assert "contamination 0.05" in ran.out
     assert "wrote model; serve it with MODEL_STORAGE_PATH=model" in ran.out
 
@@ -46,6 +46,25 @@ def test_train_on_a_file_and_serve(run: Run, file: Path, monkeypatch: pytest.Mon
         json.loads(line)["versions"]["model"] for line in Path("d.jsonl").read_text().splitlines()
     }
     assert served == {model.version}
+
+
+def test_a_model_that_learns_from_labels(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "labelled.parquet"
+    write(generate_batches(users=60, merchants=15, days=30, seed=5, fraud_rate=0.06), file)
+    options = ("--model", "xgboost", "--features", "supervised", "--delay-days", "2")
+    ran = run("train", file, *options, "--holdout", "0.4", "--alerts-per-day", "3")
+    assert (ran.code, ran.err) == (0, "")
+    model = load_package("model", CATALOGUE_HASH)
+    assert (model.kind, model.feature_names) == ("boosted_trees", SUPERVISED)
+    assert f"alerts_per_day {model.thresholds['alerts_per_day']:,.6g}" in ran.out
+    assert "metrics   holdout_auc_roc 0." in ran.out
+
+    ran = run("train", file, *options, "--holdout", "0")
+    assert ran.code == 1
+    assert "needs a holdout" in ran.err
+    ran = run("train", file, *options, "--sequence", "model")
+    assert ran.code == 1
+    assert "model: a model of kind boosted_trees is no sequence model" in ran.err
 
 
 def test_a_directory_that_is_no_package_stays(run: Run, file: Path) -> None:
@@ -67,3 +86,6 @@ def test_the_train_extra_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -
 def test_wrong_usage(run: Run) -> None:
     for value in ("0", "0.6", "nan"):
         assert run("train", "--contamination", value).code == 2
+    assert run("train", "--model", "cnn").code == 2
+    assert run("train", "--holdout", "0.95").code == 2
+    assert run("train", "--false-positive-rate", "1").code == 2
