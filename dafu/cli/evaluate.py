@@ -195,6 +195,7 @@ def _from_model(
     from dafu.models.errors import ModelPackageError
     from dafu.models.isolation import IsolationForestModel
     from dafu.models.package import load_model
+    from dafu.models.tails import TailsModel
 
     if path is None:
         raise ModelPackageError("workers serve no model package; name one with --model")
@@ -203,7 +204,7 @@ def _from_model(
     rows = _evaluated(history, since)
     found = package.score(history.features[rows], package.column_index(INDEX))
     learning: Learning = (
-        "unsupervised" if isinstance(package, IsolationForestModel) else "supervised"
+        "unsupervised" if isinstance(package, (IsolationForestModel, TailsModel)) else "supervised"
     )
     title = f"{package.name} {package.version}"
     return history, _Scored(title, learning, rows, found[0], found.risk, package)
