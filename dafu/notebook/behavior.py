@@ -190,8 +190,10 @@ def _daily_rate(features: F64) -> F64:
 def strengths(figures: F64, scale: float) -> F64:
     """How much each figure [n, S] stands out, 0 where it does not.
 
-    >>> strengths(np.array([[12.0, np.nan, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]), 1.0)[0, [0, 7]]
-    array([2. , 0.4])
+    >>> figures = np.full((1, len(SIGNALS)), np.nan)
+    >>> figures[0, [0, 7]] = 12.0, 1.0
+    >>> strengths(figures, 1.0)[0, [0, 7]].tolist()
+    [2.0, 0.4]
     """
     limits = np.array([signal.limit for signal in SIGNALS])
     graded = limits > 0.0
