@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dafu.features.catalogue import CATALOGUE_HASH, FEATURES, INDEX
+from dafu.features.selections import BEHAVIOR
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.package import save_package
 from dafu.models.recurrent import RecurrentModel, SequenceInput
@@ -22,7 +23,6 @@ from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
 from dafu.stages.users import UserStage
-from dafu.training import MODEL_FEATURES
 from tests.integration.payments import payments
 from tests.models.test_recurrent import make_model
 
@@ -47,7 +47,7 @@ def forest(
     directory: Path, seed: int, *, sequence: str | None = None, name: str = "forest"
 ) -> IsolationForestModel:
     """A packaged forest of few trees; it reads `sequence_risk` of the model of that version."""
-    names = (*MODEL_FEATURES, *(["sequence_risk"] if sequence else []))
+    names = (*BEHAVIOR, *(["sequence_risk"] if sequence else []))
     columns = [INDEX[n] for n in names]
     x = _features()[:, columns].copy()
     if sequence:

@@ -533,7 +533,9 @@ class FraudDetector(ABC, Generic[M]):
             )
         ]
         place = Path(directory)
-        paths = [stamped(place, "predictions", each, self._clock) for each in (".csv", ".json")]
+        paths: list[Path] = [
+            stamped(place, "predictions", each, self._clock) for each in (".csv", ".json")
+        ]
         for path in paths:
             write_rows(path, rows)
         metrics = stamped(place, "metrics", ".json", self._clock)

@@ -8,6 +8,7 @@ import numpy as np
 
 from dafu.evaluation.evaluate import Learning
 from dafu.features.catalogue import FEATURES, INDEX
+from dafu.features.selections import BEHAVIOR
 from dafu.history import FRAUD
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.trainers.base import Description
@@ -15,7 +16,7 @@ from dafu.models.trainers.isolation import IsolationForestTrainer
 from dafu.notebook.detector import F64, FraudDetector
 from dafu.notebook.export import Clock, now
 from dafu.notebook.prepared import Prepared
-from dafu.training import MODEL_FEATURES, ROWS_PER_TREE, TREES
+from dafu.training.settings import SHIPPED_FOREST
 
 OWN_GROUP = "columns"
 """The one group of features of a table that is no payments."""
@@ -49,8 +50,8 @@ class IsolationForestFraudDetector(FraudDetector[IsolationForestModel]):
     def __init__(
         self,
         *,
-        n_estimators: int = TREES,
-        max_samples: int = ROWS_PER_TREE,
+        n_estimators: int = SHIPPED_FOREST["n_estimators"],
+        max_samples: int = SHIPPED_FOREST["max_samples"],
         seed: int = 0,
         clock: Clock = now,
     ) -> None:
@@ -65,7 +66,7 @@ class IsolationForestFraudDetector(FraudDetector[IsolationForestModel]):
         groups, of_model = (OWN_GROUP,) * len(names), (OWN_GROUP,)
         description = Description(names, groups, of_model, **self._provenance(data))
         if data.kind == "payments":
-            names = MODEL_FEATURES
+            names = BEHAVIOR
             groups = tuple(FEATURES[INDEX[name]].group for name in names)
             description = Description(names, groups, **self._provenance(data))
         rows = np.arange(data.warm_up, data.split)
