@@ -103,8 +103,9 @@ def stacked_ensemble(
     wanted = list(inputs) if inputs is not None else [_default_input(m) for m in members]
     values = _inputs(members, wanted, x, columns)
     mean, scale = values.mean(axis=0), values.std(axis=0)
-    if not np.all(scale > 0):
-        silent = members[int(np.argmin(scale))].name
+    spread = np.ptp(values, axis=0)  # exactly 0 for equal scores, which a rounded `scale` is not
+    if not np.all(spread > 0):
+        silent = members[int(np.argmin(spread))].name
         raise TrainingError(f"member '{silent}' gives every row the same score; leave it out")
     standard = (values - mean) / scale
     share = float(target.mean())
