@@ -93,7 +93,7 @@ class Encoder:
     def _categories(self, table: Any, name: str) -> None:
         texts = _texts(table, name).drop_null()
         counts = pc.value_counts(texts).to_pylist()
-        if not counts or len(counts) > _DISTINCT * max(len(texts), 1):
+        if not counts or len(counts) >= _DISTINCT * len(texts):
             return
         shares = {c["values"]: c["counts"] / len(texts) for c in counts}
         if len(shares) > ONE_HOT:

@@ -90,7 +90,7 @@ def _of_records(records: list[Any]) -> Any:
 def _column(values: list[Any]) -> Any:
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and text together
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # mixed, or beyond 64 bits
         return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 

@@ -69,7 +69,7 @@ def odd(payments: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "customer_age": pa.array([40] * payments.num_rows),
         "shopKey": payments["merchant_id"],
         "total_eur": payments["amount"],
-        "wasFraud": pc.if_else(payments["is_fraud"], "yes", "no"),
+        "wasFraud": pc.if_else(payments["is_fraud"].cast(pa.bool_()), "yes", "no"),
     }
     table = pa.table(columns).take(pa.array(range(payments.num_rows - 1, -1, -1)))
     return _written(table, tmp_path_factory.mktemp("odd") / "odd.csv")

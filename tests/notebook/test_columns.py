@@ -148,7 +148,7 @@ def test_encoding_of_own_columns() -> None:
     )
     profile = {n: describe(table.column(n).chunk(0)) for n in table.column_names}
     profile["v"] = profile["v"]._replace(kind="number")
-    encoder = Encoder(table, profile, set())
+    encoder = Encoder(pa.concat_tables([table, table]), profile, set())
     assert encoder.names == ("v", "kind=a", "kind=b", "ok", "when:hour", "when:weekday")
     x = encoder.encode(table)
     np.testing.assert_array_equal(x[:, 0], [1.5, np.nan, np.nan, 2.5])
