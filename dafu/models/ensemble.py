@@ -37,6 +37,7 @@ from dafu.models.model import (
     sum_by_group,
 )
 from dafu.models.numeric import log_odds, sigmoid
+from dafu.models.reference import ModelReference
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -66,7 +67,7 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True):
     average: float
 
 
-class MemberManifest(Struct, frozen=True, forbid_unknown_fields=True):
+class MemberManifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A member's own manifest, but for its files, which are among the ensemble's."""
 
     kind: str
@@ -80,6 +81,7 @@ class MemberManifest(Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, Any]
     thresholds: dict[str, float]
     metrics: dict[str, float]
+    reference: ModelReference | None = None
 
 
 class EnsembleParameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,6 +193,7 @@ class EnsembleModel(ModelBase):
                 parameters=member.parameters(),
                 thresholds=member.thresholds,
                 metrics=member.metrics,
+                reference=member.reference,
             )
             for member in self.members
         )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dafu.kernel import kernel
 from dafu.models.errors import ModelError
+from dafu.models.reference import ModelReference
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -94,10 +95,11 @@ class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The contents of manifest.json: what all kinds say, and the `parameters` of the kind.
 
     `requires` maps the name of another model, whose output is among the features, to its version.
+    `reference` is not there in packages whose model has none; nor is it in their hash.
     """
 
     format_version: int
@@ -113,6 +115,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: dict[str, float]
     metrics: dict[str, float]
     files: dict[str, FileEntry]
+    reference: ModelReference | None = None
 
 
 @runtime_checkable
@@ -159,6 +162,10 @@ class Packaged(Protocol):
     @property
     def requires(self) -> dict[str, str]:
         """Versions of the models whose outputs are among its features, by name."""
+
+    @property
+    def reference(self) -> ModelReference | None:
+        """How its features and scores were distributed in training."""
 
     def parameters(self) -> dict[str, Any]:
         """What goes into the manifest besides the attributes above: JSON values, finite."""
@@ -226,6 +233,8 @@ class ModelBase:
         Name to version of the models whose outputs are among its features.
     version : str
         Hash of the package's content; empty until the model has been packaged.
+    reference : ModelReference or None
+        How features and scores were distributed in training; see `with_reference`.
 
     Raises
     ------
@@ -244,6 +253,7 @@ class ModelBase:
     provenance: Provenance = field(default_factory=Provenance)
     requires: dict[str, str] = field(default_factory=dict)
     version: str = ""
+    reference: ModelReference | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -260,6 +270,10 @@ class ModelBase:
             for key, value in figures.items():
                 if not math.isfinite(value):
                     raise ModelError(f"model '{self.name}': {what} {key!r} is {value}, not finite")
+        if self.reference is not None:
+            referenced = tuple(r.name for r in self.reference.features)
+            if referenced != self.feature_names:
+                raise ModelError(f"model '{self.name}': its reference is of other features")
 
     @property
     def member_names(self) -> tuple[str, ...]:
@@ -300,6 +314,7 @@ def base_fields(manifest: Manifest) -> dict[str, Any]:
         "provenance": manifest.provenance,
         "requires": dict(manifest.requires),
         "version": manifest.version,
+        "reference": manifest.reference,
     }
 
 

@@ -185,6 +185,7 @@ def _manifest(model: Packaged, contents: Mapping[str, bytes]) -> Manifest:
             name: FileEntry(len(data), hashlib.sha256(data).hexdigest())
             for name, data in sorted(contents.items())
         },
+        reference=model.reference,
     )
     return msgspec.structs.replace(manifest, version=_version(manifest))
 
@@ -265,7 +266,7 @@ def _read_manifest(place: Storage) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.ValidationError as exc:
+    except (msgspec.ValidationError, ModelError) as exc:
         raise ModelPackageError(f"{where}: {exc}; {COPY_AGAIN}") from exc
     if manifest.version != _version(manifest):
         raise ModelPackageError(

@@ -31,6 +31,7 @@ from dafu.models.calibration import RankCalibration, interpolate
 from dafu.models.errors import ModelError
 from dafu.models.model import Arrays, Manifest, Provenance
 from dafu.models.numeric import exp32, ln, sigmoid, sigmoid32, sine_of_turns, tanh32
+from dafu.models.reference import ModelReference
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -196,7 +197,7 @@ class RecurrentModel:
         From surprise to risk; None for fraud, whose probability is the risk.
     groups : tuple of str
         The one group of features that the score belongs to: it is of a history, not split.
-    catalogue_hash, thresholds, metrics, provenance, requires, version
+    catalogue_hash, thresholds, metrics, provenance, requires, version, reference
         As in every model package; `requires` is empty, no other model's output is an input.
 
     Raises
@@ -220,6 +221,7 @@ class RecurrentModel:
     provenance: Provenance = field(default_factory=Provenance)
     requires: dict[str, str] = field(default_factory=dict)
     version: str = ""
+    reference: ModelReference | None = None
 
     def __post_init__(self) -> None:
         if self.cell not in GATES:
@@ -424,6 +426,7 @@ class RecurrentModel:
             provenance=manifest.provenance,
             requires=dict(manifest.requires),
             version=manifest.version,
+            reference=manifest.reference,
         )
 
 

@@ -17,6 +17,7 @@ from dafu.models.isolation import IsolationForestModel
 from dafu.models.model import GROUPS
 from dafu.models.trainers.base import Description, rows32
 from dafu.models.trainers.isolation import IsolationForestTrainer
+from dafu.models.trainers.reference import with_reference
 
 
 def train_isolation_forest(
@@ -34,7 +35,7 @@ def train_isolation_forest(
     data: str = "",
     code: str = "",
 ) -> IsolationForestModel:
-    """Train an isolation forest and calibrate it on its training rows.
+    """Train an isolation forest, calibrate it on its training rows and note how they look.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def train_isolation_forest(
         )
     rows32(x, tuple(feature_names))
     trainer = IsolationForestTrainer(seed, contamination, n_estimators, max_samples).fit(x)
-    return trainer.export(
+    model = trainer.export(
         Description(
             tuple(feature_names),
             tuple(groups),
@@ -85,3 +86,4 @@ def train_isolation_forest(
             code,
         )
     )
+    return with_reference(model, x, {name: k for k, name in enumerate(feature_names)})

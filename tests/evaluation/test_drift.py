@@ -16,14 +16,19 @@ from scipy.stats import ks_2samp
 from dafu.evaluation.drift import (
     SHIFTED,
     STABLE,
+    Drift,
     DriftError,
     Reference,
     drift,
     drifts,
+    model_drifts,
     psi,
+    psi_by_chance,
     reference,
     references,
+    verdict,
 )
+from dafu.models.reference import ModelReference
 
 values = st.lists(
     st.one_of(
@@ -134,3 +139,33 @@ def test_nothing_to_summarise_or_compare() -> None:
         reference("x", np.array([np.inf]))
     with pytest.raises(DriftError, match="no values to compare"):
         drift(reference("x", np.ones(3)), np.empty(0))
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [(0.0, "stable"), (0.0999, "stable"), (0.1, "watch"), (0.2499, "watch"), (0.25, "shifted")],
+)
+def test_verdicts(found: float, word: str) -> None:
+    assert verdict(Drift("x", found, 0.0, 0.0, 0.0)) == word
+
+
+def test_a_model_is_compared_feature_by_feature_and_by_its_score() -> None:
+    table = np.random.default_rng(3).normal(size=(400, 3))
+    before = ModelReference(
+        tuple(references(("a", "b"), table[:200, :2])), reference("raw_score", table[:200, 2])
+    )
+    found = model_drifts(before, table[200:, :2], table[200:, 2])
+    assert [d.name for d in found] == ["a", "b", "raw_score"]
+    assert found[1] == drift(before.features[1], table[200:, 1])
+    assert found[2] == drift(before.score, table[200:, 2])
+    with pytest.raises(DriftError, match="for 2 references"):
+        model_drifts(before, table[200:], table[200:, 2])
+
+
+@pytest.mark.parametrize("n", [200, 2000])
+def test_what_chance_alone_makes_of_the_psi(n: int) -> None:
+    rng = np.random.default_rng(8)
+    before = reference("x", rng.normal(size=20_000))
+    found = [drift(before, rng.normal(size=n)).psi for _ in range(200)]
+    # The mean of 200 draws of chi-square with 19 degrees of freedom is within 7 % of its own.
+    assert np.mean(found) == pytest.approx(psi_by_chance(before, n), rel=0.15)

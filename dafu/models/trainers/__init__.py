@@ -9,6 +9,7 @@ from dafu.models.trainers.base import Description, Trainer
 from dafu.models.trainers.isolation import IsolationForestTrainer
 from dafu.models.trainers.lightgbm import LightGBMTrainer
 from dafu.models.trainers.random_forest import RandomForestTrainer
+from dafu.models.trainers.reference import with_reference
 from dafu.models.trainers.tails import TailsTrainer
 from dafu.models.trainers.xgboost import XGBoostTrainer
 
@@ -20,4 +21,5 @@ __all__ = [
     "TailsTrainer",
     "Trainer",
     "XGBoostTrainer",
+    "with_reference",
 ]
