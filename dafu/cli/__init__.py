@@ -19,9 +19,11 @@ from dafu.cli import (
     dead_letters,
     decisions,
     demo,
+    drift,
     evaluate,
     generate,
     models,
+    performance,
     publish,
     rules,
     score,
@@ -52,6 +54,8 @@ def _register() -> None:
     app.command("backtest")(backtest.backtest)
     app.command("evaluate")(evaluate.evaluate)
     app.add_typer(models.app, name="models")
+    app.command("performance")(performance.performance)
+    app.command("drift")(drift.drift)
     app.command("generate")(generate.generate)
     app.command("features")(catalogue.features)
     app.command("schema")(catalogue.schema)
