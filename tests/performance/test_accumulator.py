@@ -272,3 +272,18 @@ def test_a_decision_without_a_time() -> None:
 
 def _fields(one: Decision) -> dict[str, Any]:
     return {name: getattr(one, name) for name in one.__struct_fields__}
+
+
+@pytest.mark.parametrize("label_first", [True, False])
+@pytest.mark.parametrize(("hours_before", "counts"), [(12, True), (24, False)])
+def test_clocks_may_differ_by_a_day(label_first: bool, hours_before: int, counts: bool) -> None:
+    """A label of the horizon's edge, observed before its transaction, arriving first or last."""
+    performance = Performance(horizon_days=2)
+    early = label("t", START + DAY // 24 - hours_before * DAY // 24)
+    if label_first:
+        performance.take_label(early)
+    performance.take_decision(decision("t", START + DAY // 24))
+    performance.take_decision(decision("latest", START + 2 * DAY))
+    if not label_first:
+        performance.take_label(early)
+    assert performance.report(START + 20 * DAY).totals[0].frauds == int(counts)
