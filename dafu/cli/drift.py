@@ -69,7 +69,7 @@ def drift(
     from dafu.models.errors import ModelPackageError
     from dafu.models.package import load_model
     from dafu.settings import load_settings
-    from dafu.training import WARM_UP_SHARE
+    from dafu.training.periods import WARM_UP_SHARE
 
     settings = load_settings()
     place = model or settings.model_path

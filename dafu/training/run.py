@@ -20,6 +20,7 @@ from dafu.models.model import Model, Packaged
 from dafu.models.package import save_package
 from dafu.models.recurrent import RecurrentModel
 from dafu.models.storage import MANIFEST
+from dafu.models.trainers import with_reference
 from dafu.training.ensembles import train_ensemble
 from dafu.training.figures import choose_thresholds, measure
 from dafu.training.periods import split_periods
@@ -71,6 +72,9 @@ def train_on(history: History, plan: Plan, data: str) -> Packaged:
     if plan.supervised:
         make = train_ensemble if plan.model == "ensemble" else train_supervised
     model = make(history, periods, plan, data)
+    # Rows that it has not learned from say better how it will find others.
+    seen = rows if len(rows) else periods.learn
+    model = with_reference(model, history.features[seen], INDEX)
     if not len(rows):
         return model
     risk = model.score(history.features[rows], model.column_index(INDEX)).risk

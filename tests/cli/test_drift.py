@@ -12,11 +12,12 @@ import pytest
 
 from dafu.evaluation.drift import model_drifts
 from dafu.features.catalogue import CATALOGUE_HASH, DAY, INDEX
+from dafu.features.selections import BEHAVIOR
 from dafu.generator import generate, write
 from dafu.history import read_history
 from dafu.ingest import TransactionReader, load_mapping
 from dafu.models.package import load_model, save_package
-from dafu.training import MODEL_FEATURES, WARM_UP_SHARE
+from dafu.training.periods import WARM_UP_SHARE
 from tests.cli.conftest import Run
 
 
@@ -38,7 +39,7 @@ def test_the_training_data_has_not_drifted(run: Run, file: Path) -> None:
     assert "the score: stable; of 30 features 0 shifted, 0 to watch, 30 stable" in ran.out
     assert "wrote drift.json" in ran.out
     found = document()
-    assert [one["name"] for one in found["features"]] == list(MODEL_FEATURES)
+    assert [one["name"] for one in found["features"]] == list(BEHAVIOR)
     assert found["score"]["name"] == "raw_score"
     # The very rows of the training: the warm-up is left out in both.
     assert all(one["psi"] == 0.0 and one["ks"] == 0.0 for one in found["features"])
