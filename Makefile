@@ -46,7 +46,12 @@ demo: $(RUNTIME) ## broker, worker and generated traffic on this machine
 	$(BIN)/dafu demo $(ARGS)
 
 test: $(DEV) ## the tests, on the embedded broker (DAFU_TEST_BROKER=kafka: on Apache Kafka)
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/pytest -m "not broker" -n auto --dist worksteal
+	$(BIN)/pytest -m broker
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 chaos: $(DEV) ## kill and freeze workers and an Apache Kafka under load, then compare every byte
 	$(BIN)/python -m tests.chaos $(ARGS)
