@@ -18,9 +18,11 @@ from msgspec import Struct
 
 from bench.brokers import TITLES, BenchError
 from bench.machine import ROOT, package_version
+from bench.packages import recurrent_package
 from bench.processes import FAUST_READY, DafuWorker, Process
 from bench.records import Record, create_topics, fill, reader, span, transactions, until_filled
 from bench.results import Cell, Figure, Section, Table, figure
+from dafu.demo.deployment import CHALLENGER
 
 METHOD: Final = """\
 A backlog of generated transactions is on its topic before one worker starts. Rate: decisions on
@@ -125,6 +127,18 @@ def dafu_worker(store: str) -> StartWorker:
     return partial(DafuWorker, DAFU_STORE=store)
 
 
+def dafu_with_all_models(bootstrap: str, name: str, directory: Path, partitions: int) -> DafuWorker:
+    """A worker with boosted trees and an isolation forest in an ensemble, and a GRU before them."""
+    return DafuWorker(
+        bootstrap,
+        name,
+        directory,
+        partitions,
+        MODEL_STORAGE_PATH=str(CHALLENGER),
+        DAFU_SEQUENCE_MODEL=str(recurrent_package(directory)),
+    )
+
+
 def baseline(command: Sequence[str], model: str) -> StartWorker:
     """Workers of a baseline with this model."""
 
@@ -148,6 +162,7 @@ def jobs(sizes: Sizes, quix: Path | None) -> list[Job]:
     found = [
         Job("dafu, memory", sizes.transactions, dafu_worker("memory")),
         Job("dafu, RocksDB", sizes.transactions, dafu_worker("rocksdb")),
+        Job("dafu, three models", sizes.transactions, dafu_with_all_models),
         Job("Faust, no model", sizes.faust, baseline(faust, "none")),
         Job("Faust, forest per row", sizes.faust_per_row, baseline(faust, "per-row")),
     ]
