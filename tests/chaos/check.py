@@ -378,7 +378,7 @@ def _table(
 
 
 State = tuple[bytes, ...]
-_DAMAGED: Final = (b"", b"", b"")
+_DAMAGED: Final = (b"", b"", b"", b"")
 
 
 def _states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, State]:
@@ -388,7 +388,7 @@ def _states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, St
         pass  # find the damaged ones
     found: dict[bytes, State] = {}
     by_entity: defaultdict[Hashable, dict[bytes, bytes]] = defaultdict(dict)
-    skip = {HEAD: 1, b"C": 9, b"A": 2}
+    skip = {HEAD: 1, b"C": 9, b"A": 2, b"L": 2}
     for key, value in data.items():
         by_entity[key[skip.get(key[:1], len(key)) :]][key] = value
     for own in by_entity.values():
@@ -410,7 +410,7 @@ def _state_difference(layout: EntityLayout, wanted: State, found: State) -> str:
     parts = [f"{n} {one[n]} not {other[n]}" for n in layout.head.names or () if one[n] != other[n]]
     parts += [
         name
-        for name, a, b in zip(("events", "archive"), wanted[1:], found[1:], strict=True)
+        for name, a, b in zip(("events", "archive", "labels"), wanted[1:], found[1:], strict=True)
         if a != b
     ]
     return "; ".join(parts)
