@@ -23,6 +23,7 @@ from bench.processes import FAUST_READY, DafuWorker, Process
 from bench.records import Record, create_topics, fill, reader, span, transactions, until_filled
 from bench.results import Cell, Figure, Section, Table, figure
 from dafu.demo.deployment import CHALLENGER
+from dafu.features.catalogue import FEATURES
 
 METHOD: Final = """\
 A backlog of generated transactions is on its topic before one worker starts. Rate: decisions on
@@ -39,7 +40,7 @@ as its documentation shows it."""
 BIASES: Final = [
     "Broker and worker share the machine, so a slow broker costs all, and the fastest most.",
     "The baselines do less than dafu: no fences, no late events, no retries, no dead letters, "
-    "31 features against 83, no model contributions. That favours them.",
+    f"31 features against {len(FEATURES)}, no model contributions. That favours them.",
     "dafu answers by batches and compiles its kernels; the baselines could be rewritten to batch, "
     "and would no longer be what their documentation shows.",
     "The baselines drain fewer transactions, since at their pace the whole backlog takes minutes; "

@@ -382,6 +382,7 @@ def replay(
     labelled = order[is_label]
     users = _empty_state(USERS, inputs.users["user"], inputs.user_ids, labelled)
     merchants = _empty_state(MERCHANTS, inputs.merchants["merchant"], inputs.merchant_ids, labelled)
+    columns = None if sequence is None else sequence.column_index(USER_INDEX)
     kept = np.zeros((len(users.heads), 0 if sequence is None else sequence.state_size), np.float32)
     for start in range(0, len(order), batch_rows):
         rows, labels = order[start : start + batch_rows], is_label[start : start + batch_rows]
@@ -396,9 +397,8 @@ def replay(
         conflicts = rows[status == CONFLICT]
         if conflicts.size:
             _refuse_conflicts(inputs, conflicts, skip_bad)
-        if sequence is not None:
+        if sequence is not None and columns is not None:
             entity = np.where(status == APPLIED, transactions["user"], -1)
-            columns = sequence.column_index(USER_INDEX)
             first[:, USER_INDEX["sequence_risk"]] = sequence.step(first, columns, entity, kept).risk
         known = (status == LABELLED) & (entries["kind"] != PAYMENT)
         onward = np.flatnonzero((status == APPLIED) | known)

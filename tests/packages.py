@@ -16,7 +16,6 @@ from dafu.features.selections import BEHAVIOR
 from dafu.models.isolation import IsolationForestModel
 from dafu.models.package import save_package
 from dafu.models.recurrent import RecurrentModel, SequenceInput
-from dafu.models.training import train_isolation_forest
 from dafu.registry import ModelRef
 from dafu.rules import compile_rules
 from dafu.stages.decide import Thresholds
@@ -24,6 +23,7 @@ from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
 from dafu.stages.users import UserStage
 from tests.integration.payments import payments
+from tests.models.forests import train_isolation_forest
 from tests.models.test_recurrent import make_model
 
 SEQUENCE_INPUTS = (
@@ -35,7 +35,7 @@ SEQUENCE_INPUTS = (
 
 @functools.cache
 def _features() -> NDArray[np.float64]:
-    """Features [800, 83] of generated payments."""
+    """Features [800, F] of generated payments."""
     pipeline = Pipeline(
         UserStage(10**12), MerchantStage(compile_rules([], {}, {}, {}), None, Thresholds())
     )

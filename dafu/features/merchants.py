@@ -142,16 +142,6 @@ def _streak(
 
 
 @kernel
-def _labelled_until(events: Any, low: int, high: int, time: int, evicted_until: int) -> int:
-    """Latest time that is old enough for labels to have come, of retained and evicted events."""
-    newest = evicted_until if time - evicted_until >= LABEL_DELAY else NEVER
-    for i in range(low, high):
-        if time - events[i].time >= LABEL_DELAY:
-            newest = max(newest, events[i].time)
-    return newest
-
-
-@kernel
 def step_merchants(
     heads: Any,
     events: Any,
@@ -208,9 +198,15 @@ def step_merchants(
         moments[:] = 0.0
         youngest[:] = 0
         delayed[:] = 0.0
+        # Since when labels have had the time to come, of what is evicted and what is retained.
+        labelled = NEVER
+        if tx.time - head.evicted_until >= LABEL_DELAY:
+            labelled = head.evicted_until
         for i in range(low, high):
             age = tx.time - events[i].time
             count_delayed(age, delayed)
+            if age >= LABEL_DELAY:
+                labelled = max(labelled, events[i].time)
             if age < 0 or age >= _LONGEST:
                 continue
             k = window_of(age)
@@ -248,7 +244,6 @@ def step_merchants(
             row[at + 2] = users
         if not write_label_features(labels, labels_of[tx.merchant], delayed, tx.time, row, _LABELS):
             row[_APPROXIMATE] = 1.0
-        labelled = _labelled_until(events, low, high, tx.time, head.evicted_until)
         if beyond:
             labelled = max(labelled, archived_until(archive, tx.time - LABEL_DELAY))
         if tx.time - labelled < HORIZON:

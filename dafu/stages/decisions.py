@@ -85,6 +85,7 @@ class DecisionWriter:
         candidates: Sequence[tuple[Role, Model]] = (),
     ) -> None:
         self._model = model
+        self._columns = np.empty(0, np.int32) if model is None else model.column_index(INDEX)
         names = [] if model is None else [model.name, *model.member_names]
         self._members = names[1:]
         by_model = {name: number_slot(_FIXED + k) for k, name in enumerate(names)}
@@ -142,6 +143,7 @@ class DecisionWriter:
         ids : DecisionIds of n
         times : int64 [n], epoch milliseconds
         features : float64 [n, F], catalogue order
+            As the model saw them.
         evaluation, scores, verdicts
             What rules, model (None: there is none) and thresholds made of the batch.
         sequence : uint64 [n]
@@ -158,8 +160,7 @@ class DecisionWriter:
         rows = np.flatnonzero(verdicts.decision != APPROVE)
         contributions = None
         if scores is not None and self._model is not None and rows.size:
-            columns = self._model.column_index(INDEX)
-            contributions = self._model.explain(features[rows], columns)
+            contributions = self._model.explain(features[rows], self._columns)
             explained = scores.group_risk.copy()
             explained[rows] = self._model.explained_risk(contributions)
             scores = scores._replace(group_risk=explained)
@@ -194,7 +195,7 @@ class DecisionWriter:
         assert self._model is not None
         names = self._model.feature_names
         top = np.argsort(-contributions.features, axis=1, kind="stable")[:, :TOP_FEATURES]
-        values = features[rows][:, self._model.column_index(INDEX)]
+        values = features[rows[:, None], self._columns]
         told: dict[int, str] = {}
         for row, best, shares, own in zip(
             rows.tolist(), top.tolist(), contributions.features, values, strict=True

@@ -72,7 +72,7 @@ class MerchantStage:
         self._fields = _FieldReader(rules.names)
         self._feature_names = [n for n in rules.names if n in INDEX]
         self.candidates = candidates
-        self._scorers = [_Scorer(m) for m in [model] if m is not None]
+        self._champion = None if model is None else _Scorer(model)
         self._lookers = [_Scorer(m) for _, m in candidates]
         self._writer = DecisionWriter(rules, model, thresholds, candidates)
 
@@ -153,9 +153,10 @@ class MerchantStage:
         for name in self._feature_names:
             columns[name] = features[:, INDEX[name]]
         evaluation = self.rules.evaluate(columns, len(values))
-        scores = None
-        for scorer in self._scorers:
-            scores = scorer.score(features, header)
+        seen, scores = features, None
+        if self._champion is not None:
+            seen = self._champion.see(features, header)
+            scores = self._champion.score(seen)
         verdicts = decide(
             None if scores is None else scores.risk,
             evaluation.risk,
@@ -170,12 +171,12 @@ class MerchantStage:
         output.decisions = self._writer.write(
             ids,
             np.ascontiguousarray(header["time"]),
-            features,
+            seen,
             evaluation,
             scores,
             verdicts,
             header["sequence_model"][:, 0],
-            [looker.score(features, header).risk for looker in self._lookers],
+            [each.score(each.see(features, header)).risk for each in self._lookers],
         )
 
 
@@ -188,15 +189,20 @@ class _Scorer:
         numbers = [model_number(version) for version in model.requires.values()]
         self._sequence = np.array(numbers, np.uint64) if numbers else None
 
-    def score(self, features: np.ndarray, header: np.ndarray) -> Scores:
-        """Score rows; another sequence model's view than it knows is a missing one to it."""
-        if self._sequence is not None:
-            theirs = np.isin(header["sequence_model"], self._sequence)
-            first = theirs.argmax(axis=1)
-            risk = header["sequence_risk"][np.arange(len(theirs)), first]
-            features = features.copy()
-            features[:, INDEX["sequence_risk"]] = np.where(theirs.any(axis=1), risk, np.nan)
-        return self._model.score(features, self._columns)
+    def see(self, features: np.ndarray, header: np.ndarray) -> np.ndarray:
+        """Rows as the model is to see them: other sequence models than it knows are missing."""
+        if self._sequence is None:
+            return features
+        theirs = np.isin(header["sequence_model"], self._sequence)
+        first = theirs.argmax(axis=1)
+        risk = header["sequence_risk"][np.arange(len(theirs)), first]
+        seen = features.copy()
+        seen[:, INDEX["sequence_risk"]] = np.where(theirs.any(axis=1), risk, np.nan)
+        return seen
+
+    def score(self, seen: np.ndarray) -> Scores:
+        """Score rows that `see` gave."""
+        return self._model.score(seen, self._columns)
 
 
 def _new_ones(

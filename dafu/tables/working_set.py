@@ -167,7 +167,7 @@ class WorkingSet:
         blank = blank_head(self.layout)
         everybody = np.arange(len(self.entities))
         values = self._get([HEAD + e for e in self.entities], everybody)
-        self._new = [i for i, v in enumerate(values) if self._migrations.is_old(v)]
+        self._as_stored = values
         values = self._migrations.heads(self.entities, values)
         self._stored = ByteColumn.of([blank if v is None else v for v in values])
         short = np.flatnonzero(self._stored.lengths < size)
@@ -186,8 +186,8 @@ class WorkingSet:
         """Entities that the present version has not written yet and is about to, share by share."""
         out: list[list[bytes]] = [[] for _ in self._shares]
         before = self._before.view(self.layout.head)
-        for e in self._new:
-            if self.heads[e] != before[e]:
+        for e, value in enumerate(self._as_stored):
+            if self._migrations.is_old(value) and self.heads[e] != before[e]:
                 out[int(np.searchsorted(self._ends, e, side="right"))].append(self.entities[e])
         return out
 
@@ -282,6 +282,11 @@ class WorkingSet:
     def _load_memories(self, memories: Sequence[Memory]) -> None:
         """Blocks of model, size and numbers, block after block; each a multiple of eight bytes."""
         n = len(self.entities)
+        if not memories and not self._memory_bytes.any():
+            self.memories: list[np.ndarray] = []
+            self._blocks: list[Any] = []
+            self._memory = np.zeros((n, 0), np.uint8)
+            return
         sizes = [_memory_block(m).itemsize for m in memories]
         self._memory = np.zeros((n, sum(sizes)), np.uint8)
         blocks: list[Any] = []

@@ -45,7 +45,7 @@ Name = Callable[[Payment], str]
 
 
 class Run(Struct):
-    """What both stages made of a history: float64 [n, 83] and bytes logged per transaction."""
+    """What both stages made of a history: float64 [n, F] and bytes logged per transaction."""
 
     features: np.ndarray
     logged: tuple[float, float]

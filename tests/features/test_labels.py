@@ -30,7 +30,6 @@ from tests.oracle import (
 )
 from tests.streams import (
     START,
-    STEPS,
     batches,
     choices,
     cuts,
@@ -273,7 +272,3 @@ def test_users_without_labels_have_no_record_of_them() -> None:
     features_of([paid("a", 0), paid("b", 1, user="v"), told("a", 1)], [], both)
     assert [key[2:] for key in both.user_records.data if key.startswith(LABELS)] == [b"u"]
     assert [key[2:] for key in both.merchant_records.data if key.startswith(LABELS)] == [b"m"]
-
-
-def test_steps_reach_beyond_delayed_windows() -> None:
-    assert max(STEPS) >= 10 * DAY_MS

@@ -38,7 +38,7 @@ SIZES = st.lists(st.integers(1, 20), max_size=10)
 
 
 def features_of(stream: list[Payment], sizes: list[int]) -> np.ndarray:
-    """float64 [n, 61]: one row a payment, all of which have to be new."""
+    """float64 [n, F]: one row a payment, all of which have to be new."""
     sent = forwarded(run_users(batches(stream, sizes), MemoryRecords()))
     assert sorted(sent) == list(range(len(stream)))
     return np.array([header(sent[i][1])["features"] for i in range(len(stream))])

@@ -69,12 +69,16 @@ def keras_network() -> Any:
 def keras_scores(network: Any, history: History, model: RecurrentModel) -> NDArray[np.float64]:
     """Keras' probabilities over each user's whole sequence."""
     inputs = prepare(INPUTS, history.features, model.column_index(INDEX))
+    order = np.argsort(history.users, kind="stable")
+    users = history.users[order]
+    begins = np.searchsorted(users, users)
+    place = np.arange(len(users)) - begins
+    # Zeros behind a sequence change nothing before them.
+    sequences = np.zeros((users.max() + 1, place.max() + 1, len(INPUTS)), np.float32)
+    sequences[users, place] = inputs[order]
+    logits = network.predict(sequences, batch_size=256, verbose=0)[users, place, 0]
     out = np.empty(len(history))
-    for user in range(len(history.user_ids)):
-        rows = np.flatnonzero(history.users == user)
-        if rows.size:
-            logits = network(inputs[rows][None]).numpy()[0, :, 0].astype(np.float64)
-            out[rows] = 1.0 / (1.0 + np.exp(-logits))
+    out[order] = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
     return out
 
 

@@ -21,7 +21,7 @@ from dafu.models.isolation import IsolationForestModel
 from dafu.models.kinds import KINDS
 from dafu.models.model import Arrays, Manifest, ModelBase, base_fields
 from dafu.models.package import load_model, load_package, save_package
-from dafu.models.training import train_isolation_forest
+from tests.models.forests import train_isolation_forest
 
 NAMES = ("amount", "count", "merchant_mean")
 GROUPS = ("amount", "behavior", "merchant")

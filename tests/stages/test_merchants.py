@@ -352,7 +352,7 @@ def test_a_model_sees_the_sequence_model_that_it_was_trained_with_or_none(
     model = forests.sequential
     plain = forests.plain[0]
     rules = compile_rules([], {}, {}, {})
-    stage = MerchantStage(rules, model, Thresholds(), [("shadow", plain)])
+    stage = MerchantStage(rules, model, Thresholds(fraud=0.0), [("shadow", plain)])
     output = stage.run(inputs(log, [])[0], alone(MemoryRecords()))
     columns = {n: i for i, n in enumerate(NAMES)}
     x = output.features.copy()
@@ -361,6 +361,11 @@ def test_a_model_sees_the_sequence_model_that_it_was_trained_with_or_none(
     expected = model.score(x, model.column_index(columns)).risk
     decided = [decode_decision(d) for d in output.decisions.present()]
     assert [d.scores["sequential"] for d in decided] == pytest.approx(expected, abs=1e-6)
+    # Every one is a review, and explained by what the model saw.
+    why = model.explained_risk(model.explain(x, model.column_index(columns)))
+    by_sequence = why[:, model.groups.index("sequence")]
+    told_by = [d.explanations.sequence_risk for d in decided]
+    assert told_by == pytest.approx(by_sequence, abs=1e-6)
     others = plain.score(x, plain.column_index(columns)).risk
     assert [d.candidates[0].risk_score for d in decided] == pytest.approx(others, abs=1e-6)
     first = slots[0]

@@ -98,7 +98,7 @@ def library(name: str, extra: str = "train") -> Iterator[None]:
         ) from exc
 
 
-def rows32(x: NDArray[Any], names: tuple[str, ...] = ()) -> F32:
+def rows32(x: NDArray[Any]) -> F32:
     """Training rows as float32 [n, F], NaN for missing.
 
     Raises
@@ -116,9 +116,8 @@ def rows32(x: NDArray[Any], names: tuple[str, ...] = ()) -> F32:
     unusable = np.isinf(rows)
     if unusable.any():
         row, column = (int(v) for v in np.argwhere(unusable)[0])
-        what = f"'{names[column]}'" if names else str(column)
         raise TrainingError(
-            f"feature {what}, row {row}: {x[row, column]} does not fit into "
+            f"feature {column}, row {row}: {x[row, column]} does not fit into "
             "float32; clip it, or leave it missing (NaN)"
         )
     return rows
