@@ -1,7 +1,7 @@
 """`make bench`: what dafu can do on this machine, each part by itself or all in one run.
 
-Parts: throughput, latency, cpu, recovery, memory, forest, recurrent, rules. Throughput is measured
-on every broker that is given, the others on the last of them.
+Parts: throughput, latency, cpu, recovery, memory, forest, recurrent, rules, rings. Throughput is
+measured on every broker that is given, the others on the last of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from bench import (
     recovery,
     recurrent,
     report,
+    rings,
     rules,
     throughput,
 )
@@ -101,6 +102,9 @@ def _measurements(options: argparse.Namespace) -> Iterator[tuple[str, Measuremen
         yield "recurrent", recurrent.measure
     if "rules" in options.only:
         yield "rules", rules.measure
+    if "rings" in options.only:
+        size = rings.QUICK if options.quick else rings.Plan()
+        yield "rings", lambda: rings.measure(size)
 
 
 def _on_broker(part: str, kind: str, options: argparse.Namespace) -> Measurement:

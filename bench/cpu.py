@@ -30,13 +30,20 @@ from dafu.stages.pipeline import Pipeline
 
 PARTS: Final[dict[str, tuple[str, ...]]] = {
     "parse": (
-        "dafu.stages.users:_parse",
+        "dafu.stages.users:parse_batch",
         "dafu.stages.users:_inputs",
         "dafu.stages.merchants:unpack",
         "dafu.stages.merchants:_FieldReader.read",
     ),
     "state load": ("dafu.tables.working_set:WorkingSet.__init__",),
     "features": ("dafu.stages.users:step_users", "dafu.stages.merchants:step_merchants"),
+    "rings": (
+        "dafu.stages.users:_step_rings",
+        "dafu.stages.users:_tell_sightings",
+        "dafu.stages.users:_tell_activities",
+        "dafu.stages.merchants:_ring_reasons",
+        "dafu.stages.merchants:_tell_blocked",
+    ),
     "rules": ("dafu.rules.engine:RuleSet.evaluate",),
     "model": ("dafu.models.isolation:IsolationForestModel.score",),
     "encode": (

@@ -19,6 +19,7 @@ ORDER: Final = (
     "forest",
     "recurrent",
     "rules",
+    "rings",
 )
 
 _HEAD: Final = """\

@@ -123,9 +123,9 @@ def drain(job: Job, bootstrap: str, records: Sequence[Record], partitions: int) 
     return Drained(len(records), seconds, used)
 
 
-def dafu_worker(store: str) -> StartWorker:
-    """Workers of dafu with this store."""
-    return partial(DafuWorker, DAFU_STORE=store)
+def dafu_worker(store: str, *, rings: bool = True) -> StartWorker:
+    """Workers of dafu with this store, that look for fraud rings or not."""
+    return partial(DafuWorker, DAFU_STORE=store, DAFU_RINGS="true" if rings else "false")
 
 
 def dafu_with_all_models(bootstrap: str, name: str, directory: Path, partitions: int) -> DafuWorker:
@@ -162,6 +162,7 @@ def jobs(sizes: Sizes, quix: Path | None) -> list[Job]:
     faust += ["worker", "--without-web", "-l", "info"]
     found = [
         Job("dafu, memory", sizes.transactions, dafu_worker("memory")),
+        Job("dafu, no rings", sizes.transactions, dafu_worker("memory", rings=False)),
         Job("dafu, RocksDB", sizes.transactions, dafu_worker("rocksdb")),
         Job("dafu, three models", sizes.transactions, dafu_with_all_models),
         Job("Faust, no model", sizes.faust, baseline(faust, "none")),

@@ -19,11 +19,7 @@ import faust.auth
 import mode.loop
 from faust.types.auth import CredentialsT
 
-from dafu.agents.control import ControlAgent
-from dafu.agents.labels import LabelsAgent
-from dafu.agents.merchants import MerchantsAgent
-from dafu.agents.shelf import Shelf
-from dafu.agents.users import UsersAgent
+from dafu.agents.assembly import add_agents
 from dafu.agents.watchdog import (
     CHECK_SECONDS,
     LoopWatch,
@@ -142,19 +138,22 @@ class App(faust.App):  # type: ignore[misc]
             name,
             key_serializer="raw",
             value_serializer="raw",
-            partitions=topics.partitions,
+            partitions=topics.partitions_of(name),
             replicas=topics.replication_factor,
             internal=True,
             config=stream_config(topics, name),
         )
 
-    def packed_table(self, name: str) -> PackedTable:
-        """A changelogged table of packed records in the configured store."""
+    def packed_table(self, name: str, partitions: int | None = None) -> PackedTable:
+        """A changelogged table of packed records in the configured store.
+
+        With as many partitions as the settings say, unless others are given.
+        """
         table: PackedTable = self.Table(
             name,
             key_type=bytes,
             value_type=bytes,
-            partitions=self.settings.topics.partitions,
+            partitions=partitions or self.settings.topics.partitions,
             extra_topic_configs=changelog_config(self.settings.topics),
         )
         return table
@@ -183,52 +182,8 @@ except DafuError as exc:
     # Faust imports this module before it can report anything itself: no traceback, exit status 1.
     raise SystemExit(f"dafu can not start: {exc}") from exc
 
-transactions = app.bytes_topic(settings.topics.transactions)
-labels = app.bytes_topic(settings.topics.labels)
-control = app.bytes_topic(settings.topics.control)
-transactions_by_merchant = app.bytes_topic(settings.topics.transactions_by_merchant)
-decisions = app.bytes_topic(settings.topics.decisions)
-dead_letters = app.bytes_topic(settings.topics.dead_letters)
-
-shelf = Shelf({"scoring": merchant_stage.model, "sequence": user_stage.sequence})
-users = UsersAgent(
-    user_stage,
-    app.packed_table("users"),
-    app.batch_sender,
-    shelf,
-    topic=transactions_by_merchant,
-    dead_letters=dead_letters,
-)
-merchants = MerchantsAgent(
-    merchant_stage,
-    app.packed_table("merchants"),
-    app.batch_sender,
-    shelf,
-    topic=decisions,
-    dead_letters=dead_letters,
-)
-
-labeller = LabelsAgent(app.batch_sender, topic=transactions, dead_letters=dead_letters)
-controller = ControlAgent(
-    app.packed_table("models"),
-    app.batch_sender,
-    shelf,
-    logs={"scoring": transactions_by_merchant, "sequence": transactions},
-    dead_letters=dead_letters,
-)
-
-app.agent(labels, name="labels")(labeller.run)
-app.agent(control, name="control")(controller.run)
-app.agent(transactions, name="users")(users.run)
-app.agent(transactions_by_merchant, name="merchants")(merchants.run)
-reporter = register_views(
-    app,
-    labels=labeller,
-    users=users,
-    merchants=merchants,
-    control=controller,
-    max_stall_s=settings.health.ready_stall_s,
-)
+agents = add_agents(app, user_stage, merchant_stage)
+reporter = register_views(app, agents, max_stall_s=settings.health.ready_stall_s)
 app.watch(reporter.situation)
 
 

@@ -25,7 +25,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from dafu.columns import I64, NULL, U8, ByteColumn
+from dafu.features.bursts import BURST
 from dafu.features.catalogue import FEATURES, MERCHANT_FEATURES, USER_FEATURES, USER_INDEX
+from dafu.features.facts import FACTS
 from dafu.features.labels import ENTRY
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import (
@@ -150,12 +152,15 @@ class Step(NamedTuple):
         Rows of the batch that repeat a transaction of their user.
     conflicts : int64 [...]
         Positions of rows that use a known transaction_id for another transaction.
+    bursts : BURST [m]
+        What there is to tell of bursts at the merchants (`dafu.features.bursts`).
     """
 
     rows: I64
     features: NDArray[np.float64]
     duplicates: int
     conflicts: I64
+    bursts: np.ndarray
 
 
 class History(Struct):
@@ -393,7 +398,8 @@ def replay(
         first = np.empty((len(rows), len(USER_FEATURES)))
         status = np.empty(len(rows), dtype=np.int8)
         entries = np.zeros(len(rows), dtype=ENTRY)
-        step_users(*_arrays(users), transactions, first, status, entries)
+        facts = np.zeros(len(rows), dtype=FACTS)
+        step_users(*_arrays(users), transactions, first, status, entries, facts)
         conflicts = rows[status == CONFLICT]
         if conflicts.size:
             _refuse_conflicts(inputs, conflicts, skip_bad)
@@ -408,10 +414,14 @@ def replay(
         for field in ("transaction", "observed"):
             forwarded[field] = entries[field][onward]
         second = np.empty((len(onward), len(MERCHANT_FEATURES)))
-        step_merchants(*_arrays(merchants), forwarded, second, np.empty(len(onward), np.int8))
-        applied = np.flatnonzero(status == APPLIED)
-        features = np.hstack((first[applied], second[forwarded["kind"] == PAYMENT]))
-        yield Step(rows[applied], features, int((status == DUPLICATE).sum()), conflicts)
+        bursts = np.zeros(len(onward), BURST)
+        step_merchants(
+            *_arrays(merchants), forwarded, second, np.empty(len(onward), np.int8), bursts
+        )
+        applied, paid = np.flatnonzero(status == APPLIED), forwarded["kind"] == PAYMENT
+        features = np.hstack((first[applied], second[paid]))
+        duplicates = int((status == DUPLICATE).sum())
+        yield Step(rows[applied], features, duplicates, conflicts, bursts[paid])
 
 
 def _with_labels(inputs: Inputs, label_delay: int | None) -> tuple[I64, NDArray[np.bool_]]:

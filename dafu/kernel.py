@@ -21,7 +21,7 @@ from numba import njit
 F = TypeVar("F", bound=Callable[..., object])
 
 _PACKAGE: Final = Path(__file__).parent
-_CONSTANTS: Final = ("columns.py", "schema.py", "features/*.py", "models/*.py")
+_CONSTANTS: Final = ("columns.py", "schema.py", "rings/*.py", "features/*.py", "models/*.py")
 """Besides the files that hold kernels: those whose constants are compiled into them."""
 
 

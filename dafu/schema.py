@@ -62,6 +62,7 @@ class Transaction(Struct, frozen=True, gc=False, omit_defaults=True):
     device_fingerprint: LongText | None = None
     ip_address: Annotated[str, Meta(max_length=64)] | None = None
     card_id: ShortText | None = None
+    email: ShortText | None = None
     user_agent: LongText | None = None
     lat: Latitude | None = None
     long: Longitude | None = None
@@ -107,7 +108,10 @@ class FiredRule(Struct, frozen=True, gc=False):
 
 
 class Reason(Struct, frozen=True, gc=False):
-    """Why the risk is what it is: the source (`rule:<id>` or `model:<name>`) and the values."""
+    """Why the risk is what it is: the source and the values.
+
+    The source is `rule:<id>`, `model:<name>`, or `ring:<id>`: the fraud ring that the user is in.
+    """
 
     source: str
     text: str
@@ -120,6 +124,7 @@ class Explanations(Struct, frozen=True, gc=False):
     user_behavior_risk: Unit
     merchant_risk: Unit
     sequence_risk: Unit
+    network_risk: Unit = 0.0
 
 
 class CandidateScore(Struct, frozen=True, gc=False):
@@ -247,7 +252,7 @@ def parse_transaction(raw: bytes | None) -> tuple[Transaction, int]:
         With a reason code: `empty`, `oversized`, `too_deep`, `not_json`, `not_an_object`,
         `missing_field`, `invalid_field`, `absurd_timestamp`.
     """
-    transaction = _parse(raw, _decode_transaction, "a transaction")
+    transaction = parse_document(raw, _decode_transaction, "a transaction")
     return transaction, timestamp_ms(transaction.timestamp)
 
 
@@ -266,7 +271,7 @@ def parse_label(raw: bytes | None) -> tuple[Label, LabelTimes]:
     InvalidRecordError
         As `parse_transaction` does.
     """
-    label = _parse(raw, _decode_label, "a label")
+    label = parse_document(raw, _decode_label, "a label")
     return label, _label_times(label)
 
 
@@ -278,7 +283,7 @@ def parse_label_record(raw: bytes) -> tuple[Label, LabelTimes]:
     InvalidRecordError
         As `parse_transaction` does.
     """
-    label = _parse(raw, _decode_label_record, "a label record").label
+    label = parse_document(raw, _decode_label_record, "a label record").label
     return label, _label_times(label)
 
 
@@ -287,7 +292,22 @@ def _label_times(label: Label) -> LabelTimes:
     return LabelTimes(observed, None if label.timestamp is None else timestamp_ms(label.timestamp))
 
 
-def _parse(raw: bytes | None, decode: Callable[[bytes], _T], what: str) -> _T:
+def parse_document(raw: bytes | None, decode: Callable[[bytes], _T], what: str) -> _T:
+    """Decode a record that is a JSON object.
+
+    Parameters
+    ----------
+    raw : bytes or None
+    decode : callable
+        Of a msgspec decoder.
+    what : str
+        Says in messages what it should be, with its article.
+
+    Raises
+    ------
+    InvalidRecordError
+        As `parse_transaction` does.
+    """
     if not raw:
         raise InvalidRecordError("empty", "the record has no value")
     if len(raw) > MAX_RECORD_BYTES:

@@ -66,6 +66,7 @@ def stream_config(topics: Topics, name: str) -> dict[str, str]:
     days = {
         topics.transactions: topics.transactions_retention_days,
         topics.labels: topics.transactions_retention_days,
+        topics.fraud_rings: topics.transactions_retention_days,
         topics.control: 0.0,
         topics.dead_letters: topics.dead_letters_retention_days,
     }.get(name, topics.retention_days)

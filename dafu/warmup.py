@@ -13,21 +13,26 @@ from dafu.loading import load_stages
 from dafu.models.model import Model
 from dafu.models.recurrent import RecurrentModel
 from dafu.partitioner import partitions_for
+from dafu.rings.engine import SWEEP_EVERY
+from dafu.rings.membership import encode_membership
+from dafu.rings.records import Membership
 from dafu.rules import compile_rules
 from dafu.schema import Label, encode_label
 from dafu.settings import load_settings
 from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
-from dafu.stages.pipeline import Pipeline
+from dafu.stages.ring_pipeline import RingPipeline
 from dafu.stages.users import UserStage
 from dafu.streaming.wire import decode, encode
 
 
 def warm_up(model: Model | None = None, sequence: RecurrentModel | None = None) -> None:
-    """Run a few made-up transactions and a label through both stages on a state of their own."""
+    """Run a few made-up transactions, a label and a membership through all stages, on a state of
+    their own."""
     rules = compile_rules([], {}, {}, {})
     # The first decision is a review, so that it is explained.
-    pipeline = Pipeline(UserStage(0, sequence), MerchantStage(rules, model, Thresholds(fraud=0.0)))
+    stages = UserStage(0, sequence), MerchantStage(rules, model, Thresholds(fraud=0.0))
+    pipeline = RingPipeline(*stages)
     places = {"lat": 48.1, "long": 11.6, "merchant_lat": 52.5, "merchant_long": 13.4}
     values = [
         orjson.dumps(
@@ -37,6 +42,7 @@ def warm_up(model: Model | None = None, sequence: RecurrentModel | None = None) 
                 "merchant_id": "warm-up",
                 "amount": 1.0 + i,
                 "timestamp": 1_700_000_000_000 + i,
+                "device_fingerprint": "warm-up",
                 **places,
             }
         )
@@ -44,7 +50,26 @@ def warm_up(model: Model | None = None, sequence: RecurrentModel | None = None) 
     ]
     label = Label("0", "warm-up", True, "analyst", 1_700_000_000_000)
     values.insert(1, encode_label(label))
-    pipeline.run([b"warm-up"] * len(values), values)
+    membership = Membership("warm-up", "warm-up", 1_700_000_000_000, 2, 0.5)
+    values.insert(2, encode_membership(membership))
+    pipeline.run_chunk([b"warm-up"] * len(values), values)
+    for first in (0, SWEEP_EVERY):
+        users = [f"warm-up-{i}" for i in range(first, first + SWEEP_EVERY)]
+        values = [
+            orjson.dumps(
+                {
+                    "transaction_id": user,
+                    "user_id": user,
+                    "merchant_id": "warm-up",
+                    "amount": 1.0,
+                    "timestamp": 1_700_000_000_000 + 10_000_000_000 * first,
+                    "device_fingerprint": f"shared-{first}",
+                    "ip_address": "10.0.0.1",
+                }
+            )
+            for user in users
+        ]
+        pipeline.run_chunk([user.encode() for user in users], values)
     column = ByteColumn.of([b"a", b"b"])
     partitions_for(column, 2)
     for batch in encode(column, column, 0, max_bytes=1000):

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from tests.bursts import BurstOracle
+
 WINDOWS = {
     "1m": timedelta(minutes=1),
     "5m": timedelta(minutes=5),
@@ -53,6 +55,12 @@ EXACT_NAMES = {
     "merchant_known_frauds",
     "user_high_amounts_14d",
     "merchant_fraud_streak",
+    "ring_size",
+    "ring_risk",
+    "ring_blocked",
+    "ring_known_frauds",
+    "ring_sharers",
+    "merchant_burst_users",
 }
 
 
@@ -71,6 +79,8 @@ class Payment(Struct, frozen=True, kw_only=True):
     long: float | None = None
     merchant_lat: float | None = None
     merchant_long: float | None = None
+    card: str | None = None
+    email: str | None = None
 
     def thing(self, name: str) -> str | None:
         value = self.merchant_id if name == "merchant" else getattr(self, name)
@@ -115,6 +125,20 @@ class Verdict(Struct, frozen=True, kw_only=True):
     time: int | None = None
 
 
+class Enrolment(Struct, frozen=True, kw_only=True):
+    """A membership in a ring as the tests handle it; time in epoch milliseconds."""
+
+    user_id: str
+    ring_id: str
+    time: int
+    size: int
+    risk: float = 0.5
+    blocked: int = 0
+    frauds: int = 0
+    shared: str = ""
+    sharers: int = 0
+
+
 class _Labelled:
     """Payments of an entity, and what is known of frauds among them."""
 
@@ -151,6 +175,39 @@ class _Labelled:
 
 class UserOracle(_Labelled):
     """All features of one user's transactions, asked for and added in order of arrival."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enrolments: list[Enrolment] = []
+
+    def enrol(self, told: Enrolment) -> bool:
+        """A membership arrives; whether it is the user's first in that ring."""
+        before = self.ring()
+        if self.enrolments and told.time <= max(e.time for e in self.enrolments):
+            return False
+        self.enrolments.append(told)
+        return told.size > 0 and (before is None or before.ring_id != told.ring_id)
+
+    def ring(self) -> Enrolment | None:
+        """The place in a ring that holds now."""
+        return self.enrolments[-1] if self.enrolments and self.enrolments[-1].size else None
+
+    def ring_features(self, time: int) -> dict[str, float | None]:
+        """What the ring says of a transaction of this time."""
+        ring = self.ring()
+        figures = ("size", "risk", "blocked", "known_frauds", "sharers")
+        if ring is None:
+            return {**{f"ring_{name}": 0.0 for name in figures}, "days_since_ring_joined": None}
+        joined = ring.time
+        for earlier in reversed(self.enrolments):
+            if earlier.ring_id != ring.ring_id or not earlier.size:
+                break
+            joined = earlier.time
+        values = (ring.size, ring.risk, ring.blocked, ring.frauds, ring.sharers)
+        out: dict[str, float | None] = {
+            f"ring_{name}": value for name, value in zip(figures, values, strict=True)
+        }
+        return {**out, "days_since_ring_joined": max(time - joined, 0) / DAY_MS}
 
     def status(self, tx: Payment) -> str:
         """`new`, `duplicate` or `conflict`, as long as nothing was forgotten yet."""
@@ -200,7 +257,7 @@ class UserOracle(_Labelled):
         out["user_total_count"] = len(self.seen)
         out["user_windows_approximate"] = 0.0
         out["sequence_risk"] = None
-        return out
+        return out | self.ring_features(tx.time)
 
     def _places(self, tx: Payment) -> dict[str, float | None]:
         out: dict[str, float | None] = dict.fromkeys(
@@ -227,6 +284,10 @@ class UserOracle(_Labelled):
 class MerchantOracle(_Labelled):
     """All features of one merchant's transactions, asked for and added in order of arrival."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.bursts = BurstOracle()
+
     def add(self, tx: Payment) -> dict[str, float | None]:
         """Features of a transaction, which is then part of the history."""
         out: dict[str, float | None] = {}
@@ -243,6 +304,8 @@ class MerchantOracle(_Labelled):
         out["merchant_windows_approximate"] = 0.0
         out |= self.label_features("merchant", tx.time)
         out |= self._streak(tx.time)
+        found, _ = self.bursts.add(tx.time, tx.amount, tx.user_id)
+        out |= {"merchant_burst_users": found.users, "merchant_burst_score": found.score}
         self.seen.append(tx)
         return out
 
@@ -385,6 +448,13 @@ def merchant_history(
         if ages.size:
             since[i] = ages.min() / DAY_MS
     out["merchant_days_since_labelled"] = since
+    bursts = BurstOracle()
+    found = [
+        bursts.add(*payment)[0]
+        for payment in zip(times.tolist(), amounts.tolist(), users.tolist(), strict=True)
+    ]
+    out["merchant_burst_users"] = np.array([f.users for f in found], np.float64)
+    out["merchant_burst_score"] = np.array([f.score for f in found])
     return out | _without_labels(times, "merchant")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
+from dafu.features.bursts import BURST
 from dafu.features.catalogue import MERCHANT_FEATURES
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import MERCHANTS, EntityLayout
@@ -22,7 +23,9 @@ from dafu.stages.users import UserStage
 from dafu.tables.changes import Change
 from dafu.tables.records import MemoryRecords
 from dafu.tables.working_set import HEAD, PartitionRecords, Share, WorkingSet
-from tests.oracle import DAY_MS, Payment, Verdict
+from tests.oracle import DAY_MS, Enrolment, Payment, Verdict
+
+Event = Payment | Verdict | Enrolment
 
 START = 1_700_000_000_000
 SECOND, HOUR = 1000, 3_600_000
@@ -33,7 +36,7 @@ LATE = (0, 0, 0, 1, 60_000, HOUR, DAY_MS, 7 * DAY_MS - 1, 7 * DAY_MS)
 AMOUNTS = (0.0, 0.01, 9.99, 10.0, 10.0, 129.95, 1e4, 1e9)
 PLACES = ((52.5, 179.9), (51.0, -179.9), (-33.9, 151.2), (0.0, 160.0), (60.17, 170.25))
 """On both sides of the date line and of the equator, none opposite another."""
-BOOKKEEPING = ("archive_slot", "labels_slot", "chunks_from")
+BOOKKEEPING = ("archive_slot", "labels_slot", "ring_slot", "chunks_from")
 """Head fields that say where records are, not what the state is."""
 
 choices = st.tuples(
@@ -120,8 +123,33 @@ def with_verdicts(
     return out + list(stream[last:])
 
 
-def to_json(p: Payment | Verdict) -> bytes:
+enrolments = st.builds(
+    Enrolment,
+    user_id=st.sampled_from(("u0", "u1", "u2")),
+    ring_id=st.sampled_from(("ring-1", "ring-2")),
+    time=st.sampled_from(STEPS).map(lambda step: START + step),
+    size=st.sampled_from((0, 2, 5, 900)),
+    risk=st.sampled_from((0.0, 0.25, 1.0)),
+    blocked=st.integers(0, 4),
+    frauds=st.integers(0, 4),
+    shared=st.sampled_from(("", "device a", "device " + "\u00fc" * 60)),
+    sharers=st.integers(0, 5),
+)
+
+
+def mixed(stream: Sequence[Event], more: Iterable[tuple[float, Event]]) -> list[Event]:
+    """Put events into a stream, each at its share of the way."""
+    out = list(stream)
+    for place, event in more:
+        out.insert(int(place * len(out)), event)
+    return out
+
+
+def to_json(p: Event) -> bytes:
     """The record value that stands among the transactions."""
+    if isinstance(p, Enrolment):
+        fields = {f: getattr(p, f) for f in p.__struct_fields__}
+        return json.dumps({"ring": fields}, separators=(",", ":")).encode()
     if isinstance(p, Verdict):
         label = {
             "transaction_id": p.transaction_id,
@@ -133,14 +161,17 @@ def to_json(p: Payment | Verdict) -> bytes:
         if p.merchant_id is not None:
             label |= {"merchant_id": p.merchant_id, "timestamp": p.time}
         return json.dumps({"label": label}, separators=(",", ":")).encode()
-    names = {"time": "timestamp", "device": "device_fingerprint", "ip": "ip_address"}
+    names = {
+        "time": "timestamp",
+        "device": "device_fingerprint",
+        "ip": "ip_address",
+        "card": "card_id",
+    }
     fields = {names.get(f, f): getattr(p, f) for f in p.__struct_fields__}
     return json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
 
 
-def batches(
-    stream: Sequence[Payment | Verdict], sizes: Iterable[int], first: int = 0
-) -> list[InputBatch]:
+def batches(stream: Sequence[Event], sizes: Iterable[int], first: int = 0) -> list[InputBatch]:
     """Cut a stream into input batches; the last one takes what the sizes leave."""
     values = [to_json(p) for p in stream]
     keys = [p.user_id.encode() for p in stream]
@@ -200,12 +231,16 @@ def step_merchant_kernel(
     sizes: Iterable[int],
     records: PartitionRecords,
     first: int = 0,
+    bursts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run payments through stage two's kernel alone, writing the state after each batch.
 
-    Returns float64 [n, 22] features, of which the rows that are not APPLIED mean nothing, and
-    int8 [n] statuses. The payments' offsets start at `first`.
+    Returns float64 [n, F] features, of which the rows that are not APPLIED mean nothing, and
+    int8 [n] statuses. The payments' offsets start at `first`. What there is to tell of bursts goes
+    to `bursts` (BURST [n], zeros) if it is given.
     """
+    if bursts is None:
+        bursts = np.zeros(len(stream), BURST)
     features = np.full((len(stream), len(MERCHANT_FEATURES)), np.nan)
     status = np.empty(len(stream), dtype=np.int8)
     for a, b in cuts(len(stream), sizes):
@@ -234,6 +269,7 @@ def step_merchant_kernel(
             inputs,
             features[a:b],
             status[a:b],
+            bursts[a:b],
         )
         (changes,) = state.changes()
         records.write(changes)
@@ -255,7 +291,7 @@ def copy(records: MemoryRecords, changes: Sequence[Change] = ()) -> MemoryRecord
 
 def states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, tuple[bytes, ...]]:
     """What a partition says of each of its entities, whichever records hold it: head, retained
-    events, archive and labels, bit for bit."""
+    events, archive, labels and ring, bit for bit."""
     records = MemoryRecords()
     records.data = dict(data)
     entities = sorted(key[1:] for key in data if key.startswith(HEAD))
@@ -266,7 +302,7 @@ def states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, tup
     out: dict[bytes, tuple[bytes, ...]] = {}
     for e, entity in enumerate(entities):
         head = state.heads[e].copy()
-        for field in BOOKKEEPING:
+        for field in set(BOOKKEEPING).intersection(layout.head.names or ()):
             head[field] = 0
         at = state.origins[e]
         events = state.events[at + head["first_event"] : at + head["next_event"]]
@@ -274,5 +310,7 @@ def states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, tup
         archive = state.archives[row].tobytes() if row >= 0 else b""
         row = state.labels_of[e]
         labels = state.labels[row].tobytes() if row >= 0 else b""
-        out[entity] = head.tobytes(), events.tobytes(), archive, labels
+        row = state.ring_of[e]
+        ring = state.rings[row].tobytes() if row >= 0 else b""
+        out[entity] = head.tobytes(), events.tobytes(), archive, labels, ring
     return out

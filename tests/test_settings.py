@@ -8,7 +8,15 @@ import msgspec
 import pytest
 import yaml
 
-from dafu.settings import ENVIRONMENT, Settings, SettingsError, Thresholds, find_conf, load_settings
+from dafu.settings import (
+    ENVIRONMENT,
+    Settings,
+    SettingsError,
+    Thresholds,
+    Topics,
+    find_conf,
+    load_settings,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +62,13 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert topics.dead_letters == "dead-letters"
 
 
+def test_news_of_rings_have_one_order_and_so_one_partition() -> None:
+    topics = Topics(prefix="eu.", partitions=12)
+    assert topics.partitions_of("eu.links") == 1
+    others = (topics.identifiers, topics.fraud_rings, topics.ring_membership, topics.decisions)
+    assert {topics.partitions_of(name) for name in (*others, "links")} == {12}
+
+
 def test_environment_wins_over_file_wins_over_default(tmp_path: Path) -> None:
     environ = conf(tmp_path, "app_id: from-file\nbatch_records: 7\nweb: {port: 8000}\n")
     environ |= {"DAFU_APP_ID": "from-env", "DAFU_TOPIC_PREFIX": "eu."}
@@ -63,6 +78,7 @@ def test_environment_wins_over_file_wins_over_default(tmp_path: Path) -> None:
     assert settings.web.port == 8000
     assert settings.web.host == "127.0.0.1"
     assert settings.topics.decisions == "eu.decisions"
+    assert settings.topics.links == "eu.links"
     assert settings.origins["web.port"].endswith("dafu.yaml:3")
     assert settings.origins["app_id"] == "DAFU_APP_ID"
 

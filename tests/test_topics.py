@@ -37,6 +37,10 @@ def test_each_topic_of_the_stream_keeps_records_as_long_as_its_setting_says() ->
             topics.transactions_by_merchant,
             topics.decisions,
             topics.dead_letters,
+            topics.identifiers,
+            topics.links,
+            topics.fraud_rings,
+            topics.ring_membership,
         )
     }
     assert kept == {
@@ -44,6 +48,10 @@ def test_each_topic_of_the_stream_keeps_records_as_long_as_its_setting_says() ->
         "eu-transactions-by-merchant": str(DAY_MS // 2),
         "eu-decisions": str(DAY_MS // 2),
         "eu-dead-letters": "-1",
+        "eu-identifiers": str(DAY_MS // 2),
+        "eu-links": str(DAY_MS // 2),
+        "eu-fraud-rings": str(40 * DAY_MS),
+        "eu-ring-membership": str(DAY_MS // 2),
     }
     assert stream_config(topics, topics.decisions)["cleanup.policy"] == "delete"
 

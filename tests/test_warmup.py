@@ -15,6 +15,7 @@ from dafu.loading import load_stages
 from dafu.partitioner import partitions_for
 from dafu.settings import load_settings
 from dafu.stages.batch import InputBatch
+from dafu.stages.ring_pipeline import RingPipeline
 from dafu.streaming.wire import decode, encode
 from dafu.tables.changes import Changes
 from dafu.tables.records import MemoryRecords
@@ -92,6 +93,21 @@ def test_nothing_is_compiled_after_the_warm_up() -> None:
         encode(two.keys, two.decisions, np.zeros(len(two.keys), np.int64), max_bytes=100_000)
         again = merchants.run(inbox, alone(second))
         assert again.fenced == len(inbox)
+
+    pipeline = RingPipeline(users, merchants)
+    for week in range(9):
+        values = [
+            payment(
+                i,
+                user_id=f"w{week}-{i}",
+                timestamp=START + 7 * DAY_MS * week + i,
+                device_fingerprint=f"device-{week}-{i // 5}",
+                ip_address="10.0.0.9",
+            )
+            for i in range(20)
+        ]
+        passed = pipeline.run_chunk([f"w{week}-{i}".encode() for i in range(20)], values)
+        assert passed.alerts
 
     after = signatures()
     compiled = {name: n - before.get(name, 0) for name, n in after.items()}

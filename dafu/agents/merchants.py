@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from dafu.agents.shell import LATENCY, WORKER, WORKER_NAME, Sending, StageAgent, now_ms
+from dafu.agents.serving import ServingAgent
+from dafu.agents.shelf import Shelf
+from dafu.agents.shell import (
+    LATENCY,
+    WORKER,
+    WORKER_NAME,
+    RingTopics,
+    SenderSource,
+    Sending,
+    now_ms,
+    send_messages,
+)
 from dafu.columns import ByteColumn
 from dafu.registry import Level, Role
 from dafu.stages.batch import InputBatch, MerchantOutput
@@ -16,10 +27,21 @@ from dafu.stages.decide import DECISIONS
 from dafu.stages.merchants import MerchantStage
 from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
+from dafu.tables.table import PackedTable
 
 
-class MerchantsAgent(StageAgent[MerchantOutput]):
-    """Runs stage two; its topic is that of the decisions."""
+class MerchantsAgent(ServingAgent[MerchantOutput]):
+    """Runs stage two.
+
+    Parameters
+    ----------
+    stage, table, sender, shelf, dead_letters
+        See `ServingAgent`.
+    decisions : Faust topic
+        Where decisions go.
+    rings : RingTopics or None
+        Where it goes what was blocked, and of whom, and what bursts there are; None for nowhere.
+    """
 
     stage: MerchantStage
     level: Level = "scoring"
@@ -28,9 +50,23 @@ class MerchantsAgent(StageAgent[MerchantOutput]):
         """Stage two with other models."""
         return MerchantStage(self.stage.rules, champion, self.stage.thresholds, candidates)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        stage: MerchantStage,
+        table: PackedTable,
+        sender: SenderSource,
+        shelf: Shelf,
+        *,
+        decisions: Any,
+        rings: RingTopics | None,
+        dead_letters: Any,
+    ) -> None:
+        outputs = (decisions, *(rings or ()))
+        super().__init__(stage, table, sender, shelf, outputs=outputs, dead_letters=dead_letters)
+        self._decisions: str = decisions.get_topic_name()
+        self._rings = rings and rings.names
         self.by_outcome = dict.fromkeys(DECISIONS, 0)
+        self.alerts = 0
 
     def publish(
         self,
@@ -39,16 +75,25 @@ class MerchantsAgent(StageAgent[MerchantOutput]):
         batch: InputBatch,  # noqa: ARG002
         output: MerchantOutput,
     ) -> list[Sending]:
-        """Publish the decisions."""
-        if not len(output.decisions):
-            return []
-        headers = _decision_headers(output)
-        return [sender.send(self.topic, output.keys, output.decisions, headers=headers)]
+        """Publish the decisions, and what they say of identifiers, rings and merchants."""
+        sends: list[Sending] = []
+        if len(output.decisions):
+            headers = _decision_headers(output)
+            sends.append(
+                sender.send(self._decisions, output.keys, output.decisions, headers=headers)
+            )
+        if self._rings:
+            identifiers, links, alerts = self._rings
+            sends += send_messages(sender, identifiers, output.sightings)
+            sends += send_messages(sender, links, output.activities)
+            sends += send_messages(sender, alerts, output.alerts)
+        return sends
 
     def count(self, output: MerchantOutput) -> None:
         """Count what a batch came to."""
         self.counters.outputs += len(output.decisions)
         self.counters.repeats += output.repeats
+        self.alerts += len(output.alerts.keys)
         for code, name in enumerate(DECISIONS):
             self.by_outcome[name] += int((output.outcomes == code).sum())
 

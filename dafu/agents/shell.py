@@ -15,23 +15,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
 
-from dafu.agents.shelf import Shelf
 from dafu.columns import ByteColumn
 from dafu.errors import DafuError
-from dafu.registry import Level, Lineup, Role
-from dafu.stages.batch import InputBatch, Partitions, Piece, Rejected, StageOutput
-from dafu.stages.switches import (
-    apply_switch,
-    by_lineup,
-    cut_at_switches,
-    is_switch,
-    lineup_of,
-)
+from dafu.stages.batch import InputBatch, Messages, Partitions, Piece, Rejected, StageOutput
 from dafu.streaming import dead_letters
 from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
@@ -47,9 +38,6 @@ WORKER_NAME: Final = f"{socket.gethostname()}:{os.getpid()}".encode()
 MAX_DEAD_LETTER_BYTES: Final = 900_000
 """Key and value of a dead letter, at most: with its headers it must fit the producer's limit and
 the broker's (1 MB both, unless somebody changed them), however large the record was that came."""
-
-_STAGES: Final = 4
-"""Stages with other models that are kept: partitions come to a switch one after the other."""
 
 SenderSource = Callable[[], BatchSender]
 """Gives the worker's sender once the producer has started."""
@@ -147,6 +135,25 @@ def _cut_to_size(key: bytes | None, value: bytes | None) -> tuple[bytes | None, 
     return key, value, f"(cut to {MAX_DEAD_LETTER_BYTES} of {size} bytes) "
 
 
+class RingTopics(NamedTuple):
+    """The Faust topics that lead to rings, and to what is told of them."""
+
+    identifiers: Any
+    links: Any
+    alerts: Any
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Their names, in this order."""
+        identifiers, links, alerts = (topic.get_topic_name() for topic in self)
+        return identifiers, links, alerts
+
+
+def send_messages(sender: BatchSender, topic: str, messages: Messages) -> list[Sending]:
+    """Start sending messages, if there are any."""
+    return [sender.send(topic, messages.keys, messages.values)] if len(messages.keys) else []
+
+
 async def all_done(*work: Sending) -> None:
     """Wait for several things; the first failure is raised after all have come to an end."""
     results = await asyncio.gather(*work, return_exceptions=True)
@@ -177,10 +184,10 @@ class StageAgent(abc.ABC, Generic[Output]):
         Changelogged with the partitions of the topic that the stream reads.
     sender : callable
         The worker's sender.
-    shelf : Shelf
-        Where deployed models are loaded.
-    topic, dead_letters : Faust topics
-        Where outputs and rejected records go; created if they are missing.
+    outputs : sequence of Faust topics
+        Where outputs go; created if they are missing.
+    dead_letters : Faust topic
+        Where rejected records go; likewise.
     """
 
     def __init__(
@@ -188,20 +195,16 @@ class StageAgent(abc.ABC, Generic[Output]):
         stage: Stage[Output],
         table: PackedTable,
         sender: SenderSource,
-        shelf: Shelf,
         *,
-        topic: Any,
+        outputs: Sequence[Any],
         dead_letters: Any,
     ) -> None:
         self.stage = stage
         self.table = table
         self.sender = sender
-        self.shelf = shelf
-        self._built: dict[tuple[tuple[str, str | None], ...], Stage[Output]] = {}
-        self.topic: str = topic.get_topic_name()
         self.dead_letter_topic: str = dead_letters.get_topic_name()
         self.counters = Counters()
-        self._outputs = (topic, dead_letters)
+        self._outputs = (*outputs, dead_letters)
 
     @abc.abstractmethod
     def publish(
@@ -218,37 +221,6 @@ class StageAgent(abc.ABC, Generic[Output]):
         await prepare(stream.channel, self.table, self._outputs, self.sender())
         await consume(stream, self.process, self.table.app.settings.batch_records)
 
-    @property
-    @abc.abstractmethod
-    def level(self) -> Level:
-        """Of the models that the stage uses."""
-
-    @abc.abstractmethod
-    def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> Stage[Output]:
-        """The stage with other models."""
-
-    async def stage_with(self, lineup: Lineup) -> Stage[Output]:
-        """The stage with the models of a lineup, as far as they can be had."""
-        champion = await self.shelf.champion(self.level, lineup)
-        found = [(c.role, await self.shelf.get(self.level, c.model)) for c in lineup.candidates]
-        # One that stands in for the champion, or that the worker is configured with as well,
-        # does not look on beside itself.
-        deciding = None if champion is None else champion.version
-        candidates = [
-            (role, model)
-            for role, model in found
-            if model is not None and model.version != deciding
-        ]
-        key = tuple(
-            (role, None if model is None else model.version)
-            for role, model in [("champion", champion), *candidates]
-        )
-        stage = self._built.pop(key, None) or self.rebuilt(champion, candidates)
-        self._built[key] = stage  # the latest used is the last
-        while len(self._built) > _STAGES:
-            del self._built[next(iter(self._built))]
-        return stage
-
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Apply chunks of one topic, publish what comes of them, then log and store the new state.
 
@@ -259,45 +231,15 @@ class StageAgent(abc.ABC, Generic[Output]):
             partition: await self.table.claim(sender, partition)
             for partition in {chunk.partition for chunk in chunks}
         }
-        for part in cut_at_switches(input_batch(chunks)):
-            if is_switch(part, 0):
-                await self._switch(sender, source, part, claims)
-                continue
-            for lineup, batch in by_lineup(part, self.table.partition):
-                stage = self.stage if lineup is None else await self.stage_with(lineup)
-                await self._work(sender, source, batch, claims, stage)
+        await self.apply(sender, source, input_batch(chunks), claims)
 
-    async def _switch(
+    async def apply(
         self, sender: BatchSender, source: str, batch: InputBatch, claims: Mapping[int, int]
     ) -> None:
-        """Let other models hold from here on in this log."""
-        partition = batch.pieces[0].partition
-        changes = apply_switch(batch, self.table.partition)
-        if changes is None:
-            rejected = [Rejected(0, "invalid_switch", "not a switch of models")]
-            await send_dead_letters(sender, self.dead_letter_topic, source, batch, rejected)
-        elif len(changes):
-            await self.table.commit_batch(sender, partition, changes, claims[partition])
-            lineup = lineup_of(self.table.partition, partition)
-            logger.info("%s[%d]: other models from here on: %s", source, partition, lineup)
-            self._let_go()
+        """Do what `process` says, under these claims to the batch's partitions."""
+        await self.work(sender, source, batch, claims, self.stage)
 
-    def lineups(self) -> dict[int, Lineup | None]:
-        """The models that hold for each partition here; None for those configured."""
-        held = self.table.records.open_partitions()
-        return {number: lineup_of(self.table.partition, number) for number in held}
-
-    def _let_go(self) -> None:
-        used = {
-            ref
-            for lineup in self.lineups().values()
-            if lineup is not None
-            for ref in (*lineup.models, *lineup.former)
-            if ref is not None
-        }
-        self.shelf.keep_only(self.level, used)
-
-    async def _work(
+    async def work(
         self,
         sender: BatchSender,
         source: str,
@@ -305,6 +247,7 @@ class StageAgent(abc.ABC, Generic[Output]):
         claims: Mapping[int, int],
         stage: Stage[Output],
     ) -> None:
+        """Run a stage on a batch and make durable what comes of it."""
         started = time.perf_counter()
         output = stage.run(batch, self.table.partition)
         self.counters.busy_seconds += time.perf_counter() - started

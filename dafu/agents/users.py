@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from dafu.agents.shell import Sending, StageAgent
+from dafu.agents.serving import ServingAgent
+from dafu.agents.shelf import Shelf
+from dafu.agents.shell import RingTopics, SenderSource, Sending, send_messages
 from dafu.columns import ByteColumn
 from dafu.registry import Level, Role
 from dafu.stages.batch import InputBatch, UserOutput
@@ -13,15 +15,44 @@ from dafu.stages.users import UserStage
 from dafu.streaming import dead_letters
 from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
+from dafu.tables.table import PackedTable
 
 _REROUTED: Final = encode_headers([(dead_letters.REROUTED, b"1")])
 
 
-class UsersAgent(StageAgent[UserOutput]):
-    """Runs stage one; its topic is the merchant-keyed one."""
+class UsersAgent(ServingAgent[UserOutput]):
+    """Runs stage one.
+
+    Parameters
+    ----------
+    stage, table, sender, shelf, dead_letters
+        See `ServingAgent`.
+    forwarded : Faust topic
+        The merchant-keyed one, where transactions go on.
+    rings : RingTopics or None
+        Where sightings of identifiers go, and what members of rings do; None for nowhere.
+    """
 
     stage: UserStage
     level: Level = "sequence"
+
+    def __init__(
+        self,
+        stage: UserStage,
+        table: PackedTable,
+        sender: SenderSource,
+        shelf: Shelf,
+        *,
+        forwarded: Any,
+        rings: RingTopics | None,
+        dead_letters: Any,
+    ) -> None:
+        outputs = (forwarded, *rings[:2]) if rings else (forwarded,)
+        super().__init__(stage, table, sender, shelf, outputs=outputs, dead_letters=dead_letters)
+        self._forwarded: str = forwarded.get_topic_name()
+        self._rings = rings and rings.names
+        self.by_identifier = dict.fromkeys(("sightings", "refused", "capped"), 0)
+        self.memberships = 0
 
     def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> UserStage:
         """Stage one with other sequence models."""
@@ -36,7 +67,7 @@ class UsersAgent(StageAgent[UserOutput]):
         if len(output.forward_keys):
             sends.append(
                 sender.send(
-                    self.topic,
+                    self._forwarded,
                     output.forward_keys,
                     output.forward_values,
                     key_hashes=output.forward_hashes,
@@ -51,6 +82,10 @@ class UsersAgent(StageAgent[UserOutput]):
                     headers=ByteColumn.repeated(_REROUTED, len(output.reroutes)),
                 )
             )
+        if self._rings:
+            identifiers, links, _ = self._rings
+            sends += send_messages(sender, identifiers, output.sightings)
+            sends += send_messages(sender, links, output.activities)
         return sends
 
     def count(self, output: UserOutput) -> None:
@@ -59,3 +94,7 @@ class UsersAgent(StageAgent[UserOutput]):
         self.counters.duplicates += output.duplicates
         self.counters.labels += output.labels
         self.counters.rerouted += len(output.reroutes)
+        self.memberships += output.memberships
+        self.by_identifier["sightings"] += len(output.sightings.keys)
+        self.by_identifier["refused"] += output.refused
+        self.by_identifier["capped"] += output.capped

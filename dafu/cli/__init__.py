@@ -25,6 +25,7 @@ from dafu.cli import (
     models,
     performance,
     publish,
+    rings,
     rules,
     score,
     train,
@@ -50,6 +51,7 @@ def _register() -> None:
     app.command("dead-letters")(dead_letters.dead_letters)
     app.add_typer(rules.app, name="rules")
     app.command("score")(score.score)
+    app.command("rings")(rings.rings)
     app.command("train")(train.train)
     app.command("backtest")(backtest.backtest)
     app.command("evaluate")(evaluate.evaluate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,9 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the worker's log and data afterwards.")
     ] = False,
+    picture: Annotated[
+        Path, typer.Option(dir_okay=False, help="Where the picture of a fraud ring goes (SVG).")
+    ] = Path("out/demo-ring.svg"),
 ) -> None:
     """Start a broker in memory and a worker, publish simulated payments, watch the decisions.
 
@@ -32,7 +36,7 @@ def demo(
     from dafu.demo.run import Demo, Options
     from dafu.demo.view import make_view, summary
 
-    options = Options(seconds, per_second, users, merchants, seed, keep)
+    options = Options(seconds, per_second, users, merchants, seed, keep, picture)
     view = make_view(options)
 
     async def run() -> Demo:

@@ -19,20 +19,41 @@ def generate(
         list[str] | None,
         typer.Option(
             help="Kind of fraud, repeatable: stolen_card, account_takeover, card_testing, "
-            "compromised_merchant, large_amount (the default ones), limit_probing."
+            "compromised_merchant, large_amount (the default ones), limit_probing, "
+            "collusive_merchant."
         ),
     ] = None,
+    rings: Annotated[
+        int, typer.Option(min=0, help="Fraud rings in addition: accounts that share things.")
+    ] = 0,
+    look_alikes: Annotated[
+        int, typer.Option(min=0, help="Families, offices and others that share and are honest.")
+    ] = 0,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Also write who is in which ring or look-alike, as JSON, to this file."),
+    ] = None,
 ) -> None:
-    """Generate payments with labelled fraud, deterministically; `dafu publish` reads them."""
-    from dafu.generator import DEFAULT_SCENARIOS, generate_batches, write
+    """Generate payments with labelled fraud, deterministically; `dafu publish` reads them.
 
-    batches = generate_batches(
+    With rings or look-alikes the file has two more label columns, ring_id and look_alike_id.
+    """
+    from dafu.generator import DEFAULT_SCENARIOS, generate_traffic, write, write_truth
+
+    if truth is not None and not rings and not look_alikes:
+        raise typer.BadParameter("--truth needs --rings or --look-alikes")
+    generated = generate_traffic(
         users,
         merchants,
         days,
         seed,
         fraud_rate=fraud_rate,
         scenarios=scenario or DEFAULT_SCENARIOS,
+        rings=rings,
+        look_alikes=look_alikes,
     )
-    rows = write(batches, out)
+    rows = write(generated.batches, out)
     typer.echo(f"wrote {rows:,} transactions to {out}")
+    if truth is not None:
+        write_truth(generated.truth, truth)
+        typer.echo(f"wrote {len(generated.truth.groups):,} groups to {truth}")

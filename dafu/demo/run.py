@@ -27,8 +27,9 @@ from dafu.broker import EmbeddedBroker, free_port
 from dafu.cli.kafka import ensure_topic, opened_producer, read_topic
 from dafu.columns import ByteColumn
 from dafu.demo.deployment import Deployment
+from dafu.demo.rings import Rings
 from dafu.demo.tally import Tally
-from dafu.demo.traffic import Piece, Traffic
+from dafu.demo.traffic import USERS_TO_A_GROUP, Piece, Traffic
 from dafu.demo.worker import Worker, worker_environment
 from dafu.errors import DafuError
 from dafu.settings import Settings, Topics, load_settings
@@ -52,7 +53,8 @@ class DemoError(DafuError):
 
 
 class Options(Struct, frozen=True):
-    """What to do: seconds of live traffic (None: until stopped), its rate, and who takes part."""
+    """What to do: seconds of live traffic (None: until stopped), its rate, who takes part, and
+    where the picture of a ring goes."""
 
     seconds: float | None = None
     rate: float = 500.0
@@ -60,6 +62,7 @@ class Options(Struct, frozen=True):
     merchants: int = 300
     seed: int = 1
     keep: bool = False
+    picture: Path = Path("out/demo-ring.svg")
 
 
 class Phase(Enum):
@@ -107,6 +110,10 @@ class Demo:
         For how long live traffic has been published.
     deployment : Deployment or None
         Of a second model, from the live traffic on.
+    rings : Rings
+        What the worker told of rings.
+    picture : Path or None
+        Where the picture of a ring was written, in the end.
     complete : bool
         Whether it came to an end after all that was published had been decided.
     """
@@ -123,6 +130,8 @@ class Demo:
         self.last_event = ""
         self.live_seconds = 0.0
         self.complete = False
+        self.rings = Rings()
+        self.picture: Path | None = None
         self._watcher = watcher
         self._stop = asyncio.Event()
         self.deployment: Deployment | None = None
@@ -170,6 +179,7 @@ class Demo:
                 topics.decisions,
                 topics.dead_letters,
                 topics.control,
+                topics.fraud_rings,
             ):
                 await ensure_topic(settings, topic)
             self._worker = Worker(environment, self.log_file).start()
@@ -177,6 +187,7 @@ class Demo:
                 self._followers = [
                     asyncio.create_task(self._follow_decisions(settings)),
                     asyncio.create_task(self._follow_dead_letters(settings)),
+                    asyncio.create_task(self._follow_rings(settings)),
                 ]
                 self._enter(Phase.STARTING)
                 async with opened_producer(settings) as producer:
@@ -188,10 +199,14 @@ class Demo:
                 await asyncio.gather(*self._followers, return_exceptions=True)
                 await asyncio.to_thread(self._worker.stop)
         self._verdict()
+        self._draw()
 
     async def _publish(self, sender: BatchSender, topics: Topics) -> None:
         options, topic = self.options, topics.transactions
-        traffic = Traffic(options.users, options.merchants, options.seed)
+        groups = options.users // USERS_TO_A_GROUP
+        traffic = Traffic(
+            options.users, options.merchants, options.seed, rings=groups, look_alikes=groups
+        )
         if not await self._history(sender, topic, traffic):
             return
         self.deployment = Deployment(sender, topics.control, options.seconds)
@@ -339,6 +354,27 @@ class Demo:
                     origin = read_headers(record.headers)
                     why = "" if origin is None else f"{origin.reason}: {origin.detail}: "
                     self.tally.dead_letters.append(f"{why}{record.value!r}")
+
+    async def _follow_rings(self, settings: Settings) -> None:
+        patient = msgspec.structs.replace(settings, fetch_max_wait_ms=_STATUS_WAIT_MS)
+        topic = settings.topics.fraud_rings
+        async with aclosing(read_topic(patient, topic, follow=True)) as batches:
+            async for records in batches:
+                for record in records:
+                    self.rings.add(record.value)
+
+    def _draw(self) -> None:
+        """Write the picture of a ring, if there is one and a place for it."""
+        drawn = self.rings.picture()
+        if drawn is None:
+            return
+        path = self.options.picture
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(drawn[1], encoding="utf-8")
+        except OSError as exc:
+            raise DemoError(f"the picture of a ring can not be written: {exc}") from exc
+        self.picture = path
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

@@ -13,13 +13,15 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from dafu.generator import LABEL_COLUMNS, generate_batches
+from dafu.generator import GROUP_COLUMNS, LABEL_COLUMNS, generate_batches
 from dafu.generator.simulation import START
 from dafu.ingest import to_records
 
 FRAUD_RATE: Final = 0.02
 HISTORY_DAYS: Final = 14
 SEASON_DAYS: Final = 91
+USERS_TO_A_GROUP: Final = 50
+"""Users to each ring, and to each group of honest people who share as rings do."""
 _SLICE_ROWS: Final = 2000  # converted together: a few milliseconds
 
 
@@ -52,14 +54,18 @@ class Traffic:
 
     Parameters
     ----------
-    users, merchants, seed
-        As for `dafu.generator.generate`.
+    users, merchants, seed, rings, look_alikes
+        As for `dafu.generator.generate`. The same rings come back every season.
     """
 
-    def __init__(self, users: int, merchants: int, seed: int) -> None:
+    def __init__(
+        self, users: int, merchants: int, seed: int, *, rings: int = 0, look_alikes: int = 0
+    ) -> None:
         self.users = users
         self.merchants = merchants
         self.seed = seed
+        self.rings = rings
+        self.look_alikes = look_alikes
         self._rest: pa.RecordBatch | None = None
         self._batches = self._seasons()
 
@@ -88,16 +94,24 @@ class Traffic:
             # Another length draws other purchases from the same seed, which fixes the people.
             days = SEASON_DAYS + season % 7
             yield from generate_batches(
-                self.users, self.merchants, days, self.seed, start=start, fraud_rate=FRAUD_RATE
+                self.users,
+                self.merchants,
+                days,
+                self.seed,
+                start=start,
+                fraud_rate=FRAUD_RATE,
+                rings=self.rings,
+                look_alikes=self.look_alikes,
             )
             start += timedelta(days=days)
             season += 1
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[Piece]:
+    labels = [name for name in (*LABEL_COLUMNS, *GROUP_COLUMNS) if name in batch.schema.names]
     for begin in range(0, batch.num_rows, _SLICE_ROWS):
         rows = batch.slice(begin, _SLICE_ROWS)
-        records = to_records(rows.drop_columns(list(LABEL_COLUMNS)))
+        records = to_records(rows.drop_columns(labels))
         yield Piece(
             [key for key, _ in records],
             [value for _, value in records],

@@ -25,6 +25,7 @@ _RATE_SECONDS: Final = 3.0
 _SHOWN_SAMPLES: Final = 5
 _SAMPLE_SECONDS: Final = 1.0  # time to read one
 _SAMPLES_A_LINE: Final = 2
+_RINGS_A_LINE: Final = 1
 _SHOWN_REASONS: Final = 3
 _PLAIN_WIDTH: Final = 160
 
@@ -87,6 +88,8 @@ class LineView:
         )
         for sample in _choose(tally, _SAMPLES_A_LINE):
             self.say(_sample(sample))
+        for line in _rings(demo, _RINGS_A_LINE):
+            self.say(line)
 
 
 class LiveView:
@@ -127,6 +130,8 @@ class LiveView:
         if now >= self._next_sample:
             self._next_sample = now + _SAMPLE_SECONDS
             self._samples.extend(_choose(demo.tally, 1))
+            for line in _rings(demo, _RINGS_A_LINE):
+                self.say(line)
         self._live.update(self._picture(demo))
 
     def _picture(self, demo: Demo) -> RenderableType:
@@ -236,6 +241,14 @@ def summary(demo: Demo) -> list[RenderableType]:
             *_models(tally),
             _truth(tally),
         ]
+    if found := demo.rings.latest:
+        at_merchants = sum(ring.kind == "merchant" for ring in found.values())
+        lines.append(
+            f"rings told of: {len(found) - at_merchants:,} of accounts, {at_merchants:,} bursts "
+            "at merchants"
+        )
+    if demo.picture is not None and (ring := demo.rings.largest()) is not None:
+        lines.append(f"ring {ring.ring_id} with {ring.size} members, as a picture: {demo.picture}")
     if not demo.complete:
         lines.append("stopped before all that was published had been decided")
     if demo.options.keep:
@@ -293,6 +306,24 @@ def _kinds(tally: Tally) -> str:
 
 def _ms(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def _rings(demo: Demo, count: int) -> list[Text]:
+    """Rings that have not been shown, the surest first; the others are dropped."""
+    fresh = sorted(demo.rings.news, key=lambda ring: ring.score, reverse=True)
+    demo.rings.news.clear()
+    lines = []
+    for ring in fresh[:count]:
+        place = "" if ring.merchant_id is None else f" at {ring.merchant_id}"
+        text = Text.assemble(
+            ("  ring  ", "bold magenta"),
+            f"{ring.score:.2f}  {ring.ring_id}{place}: {ring.size} members, "
+            f"{ring.transactions:,} transactions of {ring.amount:,.2f}",
+        )
+        for reason in ring.reasons[:_SHOWN_REASONS]:
+            text.append(f"\n      {reason}", "dim")
+        lines.append(text)
+    return lines
 
 
 def _choose(tally: Tally, count: int) -> list[Sample]:

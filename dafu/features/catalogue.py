@@ -8,9 +8,10 @@ Conventions. A window of length w at time t is (t - w, t] in event time and incl
 transaction itself; it covers what had arrived before it. "Earlier" means: arrived before, with a
 time in (t - 30 d, t]. A delayed window of length w is (t - 7 d - w, t - 7 d]: it leaves out the
 days in which most labels have not come yet. A fraud is known once its label has arrived; it counts
-at the time of the transaction that it is about, as far back as 37 days. A feature that has no value
-for a transaction (no earlier one, no coordinates, no device) is missing: NaN in arrays, null in
-JSON.
+at the time of the transaction that it is about, as far back as 37 days. A user's place in a fraud
+ring is what the latest membership says that had arrived before the transaction. A feature that has
+no value for a transaction (no earlier one, no coordinates, no device) is missing: NaN in arrays,
+null in JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-Group = Literal["amount", "behavior", "merchant", "sequence"]
+Group = Literal["amount", "behavior", "merchant", "sequence", "network"]
 Stage = Literal["user", "merchant"]
 
 MINUTE: Final = 60_000
@@ -253,6 +254,30 @@ def _user() -> Iterator[Feature]:
         "what the sequence model in use makes of the transaction, after all earlier ones of the "
         "user; missing without such a model",
     )
+    yield from _ring()
+
+
+def _ring() -> Iterator[Feature]:
+    """The user's place in a fraud ring; in the order that the kernel writes."""
+    known: tuple[tuple[str, str, str], ...] = (
+        ("ring_size", "users", "users in the fraud ring that the user is in; 0 for none, as below"),
+        ("ring_risk", "0..1", "how much the ring looks like fraud"),
+        ("ring_blocked", "users", "other users in the ring with a blocked transaction"),
+        ("ring_known_frauds", "users", "other users in the ring with a known fraud"),
+        (
+            "ring_sharers",
+            "users",
+            "other users in the ring who share the identifier that ties the user to most of them",
+        ),
+        (
+            "days_since_ring_joined",
+            "d",
+            "days since the user was first said to be in the ring, 0 if that was later; missing "
+            "without a ring",
+        ),
+    )
+    for name, unit, definition in known:
+        yield Feature(name, "user", "network", unit, definition)
 
 
 def _merchant() -> Iterator[Feature]:
@@ -329,6 +354,21 @@ def _merchant() -> Iterator[Feature]:
         "d",
         "days since the latest transaction at the merchant that is at least 7 days old: since when "
         "nobody has told of a fraud there",
+    )
+    yield Feature(
+        "merchant_burst_users",
+        "merchant",
+        "merchant",
+        "users",
+        "users whose payments at the merchant within minutes or hours show the pattern of this one "
+        "(small, high, or of newcomers), where they are more than its past explains; else 0",
+    )
+    yield Feature(
+        "merchant_burst_score",
+        "merchant",
+        "merchant",
+        "0..1",
+        "how much that looks like cards being tried out or a merchant in collusion",
     )
 
 

@@ -149,6 +149,25 @@ def archived_until(archive: Any, time: int) -> int:
 
 
 @kernel
+def known_fraud_age(labels: Any, k: int, time: int) -> int:
+    """How old the transaction of entry k is at `time` if it counts as a known fraud, else -1."""
+    age: int = time - labels.time[k]
+    if labels.fraud[k] == 0 or labels.time[k] == NEVER or age < 0 or age >= HORIZON:
+        return -1
+    return age
+
+
+@kernel
+def count_known_frauds(labels: Any, time: int) -> int:
+    """How many known frauds an entity's labels tell of at `time`."""
+    n = 0
+    for k in range(labels.count):
+        if known_fraud_age(labels, k, time) >= 0:
+            n += 1
+    return n
+
+
+@kernel
 def write_label_features(
     labels: Any, row_of: int, delayed: np.ndarray, time: int, row: np.ndarray, at: int
 ) -> bool:
@@ -174,8 +193,8 @@ def write_label_features(
     own = labels[row_of]
     first = last = NEVER
     for k in range(own.count):
-        age = time - own.time[k]
-        if own.fraud[k] == 0 or own.time[k] == NEVER or age < 0 or age >= HORIZON:
+        age = known_fraud_age(own, k, time)
+        if age < 0:
             continue
         row[known_at] += 1.0
         last = max(last, own.time[k])

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from dafu.features.catalogue import DAY, MERCHANT_INDEX
+from dafu.features.bursts import follow, judge, learn
+from dafu.features.catalogue import DAY, MERCHANT_INDEX, WINDOWS
 from dafu.features.labels import (
     N_DELAYED,
     add_archived_delayed,
@@ -66,6 +67,9 @@ MERCHANT_INPUT: Final = np.dtype(
 
 _CHUNK: Final = MERCHANTS.chunk
 _LONGEST: Final = int(WINDOW_MS[-1])
+_HOUR: Final = list(WINDOWS).index("1h")
+_DAY: Final = list(WINDOWS).index("1d")
+_MONTH: Final = list(WINDOWS).index("30d")
 _WINDOWED: Final = MERCHANT_INDEX["merchant_count_1m"]  # count, mean, users; window after window
 _TO_MEAN: Final = MERCHANT_INDEX["amount_to_merchant_mean_30d"]
 _SINCE_LAST: Final = MERCHANT_INDEX["merchant_seconds_since_last"]
@@ -74,6 +78,8 @@ _APPROXIMATE: Final = MERCHANT_INDEX["merchant_windows_approximate"]
 _STREAK: Final = MERCHANT_INDEX["merchant_fraud_streak"]
 _SINCE_LABELLED: Final = MERCHANT_INDEX["merchant_days_since_labelled"]
 _STREAK_DAYS: Final = MERCHANT_INDEX["merchant_fraud_streak_days"]
+_BURST_USERS: Final = MERCHANT_INDEX["merchant_burst_users"]
+_BURST_SCORE: Final = MERCHANT_INDEX["merchant_burst_score"]
 _LABELS: Final = MERCHANT_INDEX["merchant_delayed_count_1d"]  # where the label features begin
 
 
@@ -153,11 +159,13 @@ def step_merchants(
     transactions: Any,
     features: np.ndarray,
     status: np.ndarray,
+    bursts: Any,
 ) -> None:
     """Apply transactions and labels to their merchants' states, in order, and write features.
 
     Parameters are those of `dafu.features.users.step_users` with the merchant dtypes; `features`
-    is float64[n, F], `status` int8[n] is APPLIED, FENCED or LABELLED.
+    is float64[n, F], `status` int8[n] is APPLIED, FENCED or LABELLED, and `bursts` BURST[n], zeros
+    at first, says what there is to tell of bursts.
     """
     seen = np.zeros(TABLE_SIZE, SEEN)
     youngest = np.empty(N_WINDOWS + 1, np.int64)
@@ -258,6 +266,17 @@ def step_merchants(
             mean = moments[N_WINDOWS - 1, 1] / earlier
             if mean > 0.0:
                 row[_TO_MEAN] = tx.amount / mean
+
+        found = bursts[n]
+        stamp += 2
+        span = min(tx.time - head.first_time, WINDOW_MS[_MONTH]) - WINDOW_MS[_DAY]
+        rate = (moments[_MONTH, 0] - moments[_DAY, 0]) / span if span > 0 else 0.0
+        users_1h = row[_WINDOWED + 3 * _HOUR + 2]
+        judge(head, events, low, high, tx, rate, users_1h, youngest[_DAY], seen, stamp - 1, found)
+        row[_BURST_USERS] = found.users
+        row[_BURST_SCORE] = found.score
+        follow(head, events, low, high, tx, found)
+        learn(head, tx, users_1h, found.score)
 
         event = events[high]
         event.time = tx.time

@@ -11,11 +11,13 @@ An entity (a user, a merchant) is remembered as
   Vander-Zanden and Taylor, ACM TODS 15(2), 1990). Besides, one series of longer buckets counts
   events as far back as delayed windows reach;
 * **labels**, only for entities that have any: what became known of whether transactions were
-  fraudulent.
+  fraudulent;
+* **ring**, only for users who were said to be in one: the fraud ring, and what ties them to it.
 
 Events live in chunks of a fixed size so that a change log can write the newest chunk alone; that
 is the business of `dafu.tables`. This module knows dtypes and constants, no bytes and no I/O.
-All fields are eight bytes wide, so that records of both kinds stay aligned when joined. Times are
+All fields are a multiple of eight bytes wide, so that records of both kinds stay aligned when
+joined. Times are
 epoch milliseconds, identifiers are 64-bit hashes, 0 standing for "none".
 """
 
@@ -28,7 +30,7 @@ from msgspec import Struct
 
 from dafu.features.catalogue import DAY, DELAYED_WINDOWS, DISTINCT_WINDOWS, WINDOWS
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 RETAINED_MIN: Final = 256
 """Events that an eviction always leaves behind: windows with no more than these are exact."""
@@ -54,6 +56,9 @@ NEVER: Final = -(2**62)
 
 BUCKETS: Final = 48
 """Buckets to a window in the archive; one more covers the window's straddled edge."""
+
+ANNOUNCED: Final = 8
+"""Pairs of a user and an identifier that are remembered as told; see `dafu.features.sightings`."""
 
 DELAYED_WINDOW_MS: Final = np.array([WINDOWS[w] for w in DELAYED_WINDOWS], dtype=np.int64)
 DELAYED_BUCKET_MS: Final = 7 * DAY // BUCKETS
@@ -94,6 +99,11 @@ USER_HEAD: Final = np.dtype(
         ("home_x", "f8"),  # sums of unit vectors of all places
         ("home_y", "f8"),
         ("home_z", "f8"),
+        ("ringed", "i8"),  # 1 once a record of a ring exists
+        ("ring_slot", "i8"),  # which of its two records holds it; `dafu.tables` minds this one
+        ("announced", "u8", (ANNOUNCED,)),  # signatures, that of the latest use first; 0 for none
+        ("announced_day", "i8"),  # latest day (time // DAY) on which a pair was told
+        ("announced_count", "i8"),  # how many were on that day
     ]
 )
 USER_EVENT: Final = np.dtype(
@@ -108,7 +118,29 @@ USER_EVENT: Final = np.dtype(
         ("route", "i8"),  # murmur2 of the merchant's id: where its partition is; -1 if not known
     ]
 )
-MERCHANT_HEAD: Final = np.dtype(_HEAD)
+MERCHANT_HEAD: Final = np.dtype(
+    [
+        *_HEAD,
+        # What is usual, and the episode of a burst; see `dafu.features.bursts`. All 0 at first.
+        ("usual_count", "i8"),  # transactions outside of bursts
+        ("usual_amount", "f8"),  # their mean, the later ones weighing more; likewise the next three
+        ("usual_spread", "f8"),  # mean distance from the mean
+        ("usual_small", "f8"),  # share of small amounts
+        ("usual_high", "f8"),  # share of high amounts
+        ("peak_users", "i8"),  # most users within an hour, of the last 35 days
+        ("peak_time", "i8"),
+        ("hour_users", "i8"),  # most users within an hour, of the present span of six
+        ("hour_time", "i8"),  # when that began
+        ("burst_since", "i8"),  # when the episode opened, 0 for none
+        ("burst_first", "i8"),  # times of its first and last transactions
+        ("burst_last", "i8"),
+        ("burst_users", "i8"),
+        ("burst_count", "i8"),
+        ("burst_amount", "f8"),
+        ("burst_score", "f8"),  # highest so far
+        ("burst_number", "i8"),  # events told of it
+    ]
+)
 MERCHANT_EVENT: Final = np.dtype([("time", "i8"), ("amount", "f8"), ("user", "u8")])
 
 
@@ -146,6 +178,26 @@ def labels_dtype(most: int) -> np.dtype[np.void]:
     )
 
 
+RING_ID_BYTES: Final = 40
+SHARED_BYTES: Final = 64
+
+USER_RING: Final = np.dtype(
+    [
+        ("schema", "i8"),
+        ("ring", "u8"),  # hash of the ring's whole id
+        ("time", "i8"),  # of the latest membership known
+        ("joined", "i8"),  # time of the first one in this ring
+        ("size", "i8"),  # members; 0: no longer in a ring, and everything below is 0
+        ("risk", "f8"),
+        ("blocked", "i8"),  # other members with a blocked transaction
+        ("frauds", "i8"),  # other members with a known fraud
+        ("sharers", "i8"),  # other members who share what `shared` names
+        ("id", "u1", (RING_ID_BYTES,)),  # UTF-8, cut to fit, filled up with zeros
+        ("shared", "u1", (SHARED_BYTES,)),  # likewise
+    ]
+)
+"""A user's place in a fraud ring, as the latest membership had it."""
+
 USER_SLOTS: Final = 128
 MERCHANT_SLOTS: Final = 512
 USER_ARCHIVE: Final = archive_dtype(4, USER_SLOTS)
@@ -161,12 +213,13 @@ class EntityLayout(Struct, frozen=True):
     archive: np.dtype[np.void]
     labels: np.dtype[np.void]
     chunk: int
+    ring: np.dtype[np.void] | None = None
 
 
 USER_LABELS: Final = labels_dtype(32)
 MERCHANT_LABELS: Final = labels_dtype(128)
 
-USERS: Final = EntityLayout("user", USER_HEAD, USER_EVENT, USER_ARCHIVE, USER_LABELS, 16)
+USERS: Final = EntityLayout("user", USER_HEAD, USER_EVENT, USER_ARCHIVE, USER_LABELS, 16, USER_RING)
 MERCHANTS: Final = EntityLayout(
     "merchant", MERCHANT_HEAD, MERCHANT_EVENT, MERCHANT_ARCHIVE, MERCHANT_LABELS, 32
 )
@@ -181,6 +234,8 @@ CONFLICT: Final = 3
 """The producer used a known transaction_id for a different transaction."""
 LABELLED: Final = 4
 """It is no transaction but a label, which was applied."""
+ENROLLED: Final = 5
+"""It is no transaction but a membership in a ring, which was applied."""
 
 PAYMENT: Final = 0
 """Kind of an input of the kernels: a transaction."""
@@ -188,6 +243,8 @@ GENUINE_LABEL: Final = 1
 """Kind of an input of the kernels: a transaction turned out to be genuine."""
 FRAUD_LABEL: Final = 2
 """Kind of an input of the kernels: a transaction turned out to be fraudulent."""
+RING_MEMBERSHIP: Final = 3
+"""Kind of an input of the users' kernels: the user's place in a fraud ring."""
 
 
 def new_head(head: np.ndarray) -> None:
@@ -199,6 +256,8 @@ def new_head(head: np.ndarray) -> None:
     head["last_time"] = NEVER
     if "place_time" in (head.dtype.names or ()):
         head["place_time"] = NEVER
+    if "announced_day" in (head.dtype.names or ()):
+        head["announced_day"] = NEVER
 
 
 def new_archive(archive: np.ndarray) -> None:
@@ -213,3 +272,9 @@ def new_labels(labels: np.ndarray) -> None:
     """Give every field of fresh records of labels (zeros) its first value, in place."""
     labels["schema"] = SCHEMA_VERSION
     labels["dropped_until"] = NEVER
+
+
+def new_ring(ring: np.ndarray) -> None:
+    """Give every field of fresh records of rings (zeros) its first value, in place."""
+    ring["schema"] = SCHEMA_VERSION
+    ring["time"] = NEVER

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from dafu.features.amounts import earlier_amount_features, high_amount_features
 from dafu.features.catalogue import DAY, HOUR, USER_FEATURES, USER_INDEX
+from dafu.features.facts import tell_facts
 from dafu.features.geo import direction, haversine_km, unit_vector
 from dafu.features.labels import (
     N_DELAYED,
@@ -27,6 +29,7 @@ from dafu.features.state import (
     CONFLICT,
     DISTINCT_WINDOW_NUMBERS,
     DUPLICATE,
+    ENROLLED,
     FENCED,
     FRAUD_LABEL,
     GENUINE_LABEL,
@@ -36,6 +39,7 @@ from dafu.features.state import (
     NEVER,
     PAYMENT,
     RETAINED_MAX,
+    RING_MEMBERSHIP,
     USER_EVENT,
     USER_SLOTS,
     USERS,
@@ -52,7 +56,6 @@ from dafu.features.windows import (
     forget_expired,
     last_time,
     linear_count,
-    median,
     must_evict,
     window_of,
 )
@@ -62,7 +65,7 @@ USER_INPUT: Final = np.dtype(
     [
         ("user", "i8"),  # number of the user in this batch
         ("offset", "i8"),
-        ("kind", "i8"),  # PAYMENT, or what the label says
+        ("kind", "i8"),  # PAYMENT, RING_MEMBERSHIP, or what the label says
         ("observed", "i8"),  # of a label: when it came to be known
         *[(name, USER_EVENT[name].str) for name in USER_EVENT.names or ()],
         ("lat", "f8"),
@@ -71,7 +74,7 @@ USER_INPUT: Final = np.dtype(
         ("merchant_long", "f8"),
     ]
 )
-"""One transaction or label as the kernel reads it; missing coordinates are NaN, missing hashes 0.
+"""What comes, as the kernel reads it; missing coordinates are NaN, missing hashes 0.
 
 Of a label `time`, `amount`, `merchant` and `route` are those of the transaction that it is about as
 far as it says so itself: NEVER, NaN, 0 and -1 where not."""
@@ -85,10 +88,6 @@ _N_DISTINCT: Final = len(DISTINCT_WINDOW_NUMBERS)
 _AMOUNT: Final = USER_INDEX["amount"]
 _WINDOWED: Final = USER_INDEX["user_count_1m"]  # count, sum, mean, std; window after window
 _MAX: Final = USER_INDEX["user_amount_max_30d"]
-_MEDIAN: Final = USER_INDEX["user_amount_median_30d"]
-_TO_MEAN: Final = USER_INDEX["amount_to_user_mean_30d"]
-_TO_MEDIAN: Final = USER_INDEX["amount_to_user_median_30d"]
-_ZSCORE: Final = USER_INDEX["amount_zscore_30d"]
 _DISTINCT: Final = USER_INDEX["user_merchants_1h"]  # merchants, devices, ips, countries
 _NEW_MERCHANT: Final = USER_INDEX["new_merchant"]
 _NEW_DEVICE: Final = USER_INDEX["new_device"]
@@ -105,11 +104,9 @@ _WEEKEND: Final = USER_INDEX["is_weekend"]
 _AGE: Final = USER_INDEX["account_age_days"]
 _TOTAL: Final = USER_INDEX["user_total_count"]
 _APPROXIMATE: Final = USER_INDEX["user_windows_approximate"]
-_HIGH_AMOUNTS: Final = USER_INDEX["user_high_amounts_14d"]
-_FIRST_HIGH: Final = USER_INDEX["days_since_first_high_amount_14d"]
-_RATIO_MAX: Final = USER_INDEX["user_amount_ratio_max_7d"]
-_HIGH: Final = 3.0
 _LABELS: Final = USER_INDEX["user_delayed_count_1d"]  # where the label features begin
+_RING: Final = USER_INDEX["ring_size"]  # where the features of rings begin
+_RING_END: Final = USER_INDEX["days_since_ring_joined"]
 
 
 @kernel
@@ -281,8 +278,12 @@ def step_users(
     features: np.ndarray,
     status: np.ndarray,
     entries: Any,
+    facts: Any,
 ) -> None:
     """Apply transactions and labels to their users' states, in order, and write features.
+
+    What a membership in a ring changes is the business of `dafu.features.rings`, and so are the
+    features of those who are in one: here they are written as for a user without a ring.
 
     Parameters
     ----------
@@ -301,9 +302,11 @@ def step_users(
     features : float64[n, F]
         Written for transactions whose status is APPLIED; NaN is "missing".
     status : int8[n]
-        APPLIED, FENCED, DUPLICATE, CONFLICT or LABELLED.
+        APPLIED, FENCED, DUPLICATE, CONFLICT, LABELLED or ENROLLED.
     entries : ENTRY[n], zeros
         Filled in where a label, which may have waited for this transaction, is for the merchant.
+    facts : FACTS[n], zeros
+        Filled in for labels and memberships of users who are, or were, in a ring.
     """
     # Views are taken here, once: each one taken in the loop below costs two atomic operations.
     seen_merchants = np.zeros(TABLE_SIZE, SEEN)
@@ -327,10 +330,17 @@ def step_users(
         if tx.kind != PAYMENT:
             status[n] = FENCED
             if tx.offset > head.fence:
-                status[n] = LABELLED
-                own = labels[labels_of[tx.user]]
-                _apply_label(head, events, origin, own, tx, entries[n])
-                head.labelled = 1
+                if tx.kind == RING_MEMBERSHIP:
+                    status[n] = ENROLLED
+                    head.ringed = 1
+                else:
+                    status[n] = LABELLED
+                    own = labels[labels_of[tx.user]]
+                    _apply_label(head, events, origin, own, tx, entries[n])
+                    head.labelled = 1
+                if head.ringed == 1:
+                    archive, known = archive_of[tx.user], labels_of[tx.user]
+                    tell_facts(head, events, origin, archives, archive, labels, known, facts[n])
                 head.fence = tx.offset
             continue
         status[n] = _known(head, events, origin, tx)
@@ -409,8 +419,8 @@ def step_users(
             sums[k] += sums[k - 1]
 
         if n_earlier > 0:
-            _earlier_features(earlier, n_earlier, tx.amount, row)
-            _high_amounts(events, low, high, tx.time, row)
+            earlier_amount_features(earlier, n_earlier, tx.amount, row)
+            high_amount_features(events, low, high, tx.time, row)
         row[_MAX] = largest
         for a in range(_THINGS):
             running = 0
@@ -439,6 +449,7 @@ def step_users(
 
         if not write_label_features(labels, labels_of[tx.user], delayed, tx.time, row, _LABELS):
             row[_APPROXIMATE] = 1.0
+        row[_RING:_RING_END] = 0.0
         if head.labelled == 1:
             _meet_label(labels[labels_of[tx.user]], tx, entries[n])
         for k in range(N_WINDOWS):
@@ -469,49 +480,3 @@ def step_users(
         head.first_time = tx.time if head.first_time == NEVER else min(head.first_time, tx.time)
         head.last_time = max(head.last_time, tx.time)
         head.fence = tx.offset
-
-
-@kernel
-def _high_amounts(events: Any, low: int, high: int, time: int, row: np.ndarray) -> None:
-    """Compare earlier amounts with their median, of which there is one."""
-    middle = row[_MEDIAN]
-    if middle <= 0.0:
-        return
-    many = 0.0
-    largest = 0.0
-    oldest = -1
-    for i in range(low, high):
-        age = time - events[i].time
-        if age < 0 or age >= 14 * DAY:
-            continue
-        if age < 7 * DAY:
-            largest = max(largest, events[i].amount)
-        if events[i].amount > _HIGH * middle:
-            many += 1.0
-            oldest = max(oldest, age)
-    row[_HIGH_AMOUNTS] = many
-    row[_RATIO_MAX] = largest / middle
-    if oldest >= 0:
-        row[_FIRST_HIGH] = oldest / DAY
-
-
-@kernel
-def _earlier_features(earlier: np.ndarray, n: int, amount: float, row: np.ndarray) -> None:
-    """Compare the amount with the n >= 1 earlier ones; two passes keep the spread accurate."""
-    mean = 0.0
-    for i in range(n):
-        mean += earlier[i]
-    mean /= n
-    spread = 0.0
-    for i in range(n):
-        spread += (earlier[i] - mean) ** 2
-    spread = math.sqrt(spread / n)
-    middle = median(earlier, n)
-    row[_MEDIAN] = middle
-    if mean > 0.0:
-        row[_TO_MEAN] = amount / mean
-    if middle > 0.0:
-        row[_TO_MEDIAN] = amount / middle
-    # Equal amounts leave a rounding residue, which is no spread to measure a deviation in.
-    if n >= 2 and spread > 1e-9 * mean:
-        row[_ZSCORE] = (amount - mean) / spread

@@ -11,17 +11,28 @@ True
 """
 
 from dafu.generator.plan import DEFAULT_SCENARIOS, SCENARIOS
-from dafu.generator.render import LABEL_COLUMNS, SCHEMA
-from dafu.generator.simulation import GeneratorError, generate, generate_batches
-from dafu.generator.write import write
+from dafu.generator.render import GROUP_COLUMNS, GROUP_SCHEMA, LABEL_COLUMNS, SCHEMA
+from dafu.generator.simulation import (
+    Generated,
+    GeneratorError,
+    generate,
+    generate_batches,
+    generate_traffic,
+)
+from dafu.generator.write import write, write_truth
 
 __all__ = [
     "DEFAULT_SCENARIOS",
+    "GROUP_COLUMNS",
+    "GROUP_SCHEMA",
     "LABEL_COLUMNS",
     "SCENARIOS",
     "SCHEMA",
+    "Generated",
     "GeneratorError",
     "generate",
     "generate_batches",
+    "generate_traffic",
     "write",
+    "write_truth",
 ]

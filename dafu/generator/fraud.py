@@ -36,7 +36,7 @@ from dafu.generator.world import Cities, Merchants, Users, browse, mix, price_of
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-SHARES: Final = dict(zip(SCENARIOS, (0.35, 0.20, 0.20, 0.15, 0.10, 0.15), strict=True))
+SHARES: Final = dict(zip(SCENARIOS, (0.35, 0.20, 0.20, 0.15, 0.10, 0.15, 0.15), strict=True))
 """Weight of each scenario in the fraudulent transactions; the default ones add up to 1."""
 
 
@@ -212,7 +212,10 @@ def account_takeover(rng: Generator, stage: Stage, budget: int) -> Plan:
 
 
 def card_testing(rng: Generator, stage: Stage, budget: int) -> Plan:
-    """A list of card numbers tried at one merchant within minutes; what works is used later."""
+    """A list of card numbers tried at one merchant within minutes; what works is used later.
+
+    Each campaign is a ring, by its few machines: `Plan.group` is its number.
+    """
     n_users = len(stage.users.city)
     largest = max(2, min(60, n_users // 2, budget))
     smallest = min(20, largest)
@@ -259,7 +262,8 @@ def card_testing(rng: Generator, stage: Stage, budget: int) -> Plan:
         card[hit],
     )
     both = join([probes, uses])
-    return both.take(np.argsort(np.concatenate([campaign, campaign[hit]]), kind="stable"))
+    both.group[:] = np.concatenate([campaign, campaign[hit]])
+    return both.take(np.argsort(both.group, kind="stable"))
 
 
 def compromised_merchant(rng: Generator, stage: Stage, budget: int) -> Plan:
@@ -362,6 +366,40 @@ def limit_probing(rng: Generator, stage: Stage, budget: int) -> Plan:
     )
 
 
+def collusive_merchant(rng: Generator, stage: Stage, budget: int) -> Plan:
+    """A shopkeeper charges stolen cards within hours, each about the same and far too much."""
+    merchants, genuine = stage.merchants, stage.genuine
+    sales = np.bincount(genuine.merchant, minlength=len(merchants.city))
+    turnover = np.bincount(genuine.merchant, genuine.amount, len(merchants.city))
+    shops = merchants.shops[sales[merchants.shops] > 0]
+    if len(shops) == 0:
+        return genuine.take(np.zeros(0, dtype=np.int64))
+    largest = max(2, min(40, len(stage.users.city) // 2, budget))
+    smallest = min(12, largest)
+    count = budget // smallest + 1
+    sizes = rng.integers(smallest, largest + 1, count)
+    e, _ = expand(sizes)
+    shop = rng.choice(shops, count)
+    level = turnover[shop] / sales[shop] * rng.uniform(4.0, 9.0, count)
+    hours = rng.uniform(0.5, 3.0, count)
+    user, n = _victims(rng, stage, len(e)), len(e)
+    at = shop[e]
+    return make_plan(
+        time=_starts(rng, stage, count)[e] + (rng.random(n) * hours[e] * HOUR).astype(np.int64),
+        user=user,
+        merchant=at,
+        amount=cents(level[e] * rng.uniform(0.97, 1.03, n)),
+        online=np.zeros(n, dtype=bool),
+        country=merchants.country[at],
+        device=np.zeros(n),
+        ip=np.zeros(n),
+        card=_card_of(rng, stage, user),
+        lat=merchants.lat[at],
+        long=merchants.long[at],
+        scenario=np.zeros(n),
+    )
+
+
 _SCENARIOS: Final[dict[str, Callable[[Generator, Stage, int], Plan]]] = {
     "stolen_card": stolen_card,
     "account_takeover": account_takeover,
@@ -369,4 +407,5 @@ _SCENARIOS: Final[dict[str, Callable[[Generator, Stage, int], Plan]]] = {
     "compromised_merchant": compromised_merchant,
     "large_amount": large_amount,
     "limit_probing": limit_probing,
+    "collusive_merchant": collusive_merchant,
 }

@@ -26,9 +26,14 @@ SCENARIOS: Final = (
     "compromised_merchant",
     "large_amount",
     "limit_probing",
+    "collusive_merchant",
 )
 """`Plan.scenario` is an index into these, -1 for a genuine transaction. New ones go to the end, so
 that the random streams of the others stay."""
+
+RING: Final = "ring"
+RING_SCENARIO: Final = len(SCENARIOS)
+"""What `Plan.scenario` is for the fraud of rings, and how it is called."""
 
 DEFAULT_SCENARIOS: Final = SCENARIOS[:5]
 """What is simulated unless others are asked for."""
@@ -44,7 +49,10 @@ class Plan:
     """n transactions, column by column.
 
     `time` is in milliseconds from the start of the simulation; `device` and `ip` are 0 where the
-    transaction names none; `place_*` is where the cardholder (or whoever acts as him) is.
+    transaction names none; `lat` and `long` are where the cardholder (or whoever acts as him) is.
+    The card is the `card`-th of `holder`, mostly the user himself; `inbox` is whose email address
+    is given, -1 where none is. `group` numbers the ring or the
+    look-alike that the transaction belongs to, -1 for neither.
     """
 
     time: I64
@@ -59,6 +67,9 @@ class Plan:
     lat: F64
     long: F64
     scenario: NDArray[np.int8]
+    holder: NDArray[np.int32]
+    inbox: NDArray[np.int32]
+    group: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.time)
@@ -81,11 +92,21 @@ _DTYPES: Final = {
     "lat": np.float64,
     "long": np.float64,
     "scenario": np.int8,
+    "holder": np.int32,
+    "inbox": np.int32,
+    "group": np.int32,
 }
 
 
 def make_plan(**columns: NDArray[Any]) -> Plan:
-    """Build a plan; each column is brought to its type."""
+    """Build a plan; each column is brought to its type.
+
+    Without `holder` and `inbox` the cards are the users' own, and so are the addresses, which are
+    given online; without `group` the transactions are in none.
+    """
+    columns.setdefault("holder", columns["user"])
+    columns.setdefault("inbox", np.where(columns["online"], columns["user"], -1))
+    columns.setdefault("group", np.full(len(columns["user"]), -1))
     return Plan(**{n: np.asarray(columns[n]).astype(d, copy=False) for n, d in _DTYPES.items()})
 
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dafu.generator.plan import DAY, SCENARIOS, Plan
+from dafu.generator.groups import Groups
+from dafu.generator.plan import DAY, RING, SCENARIOS, Plan
 from dafu.generator.world import CATEGORIES, COUNTRIES, CURRENCIES, Merchants, Users, mix
 
 Bytes = NDArray[np.uint8]
@@ -59,24 +60,68 @@ SCHEMA: Final = pa.schema(
 LABEL_COLUMNS: Final = ("is_fraud", "fraud_scenario")
 """The truth, for evaluation. Never a feature, and not part of what a producer would publish."""
 
+GROUP_COLUMNS: Final = ("ring_id", "look_alike_id")
+"""More of the truth, which is there if rings or look-alikes were asked for."""
+
+GROUP_SCHEMA: Final = pa.schema(
+    [*SCHEMA, *((name, pa.string()) for name in ("email", *GROUP_COLUMNS))]
+)
+"""Of a simulation with groups: where people may share an email address, it is told."""
+
+_PROVIDERS: Final = ("mail.example", "post.example", "inbox.example")  # RFC 2606
+
 _HEX4: Final = np.array([[ord(c) for c in f"{i:04x}"] for i in range(65_536)], dtype=np.uint8)
 _DEC4: Final = np.array([[ord(c) for c in f"{i:04d}"] for i in range(10_000)], dtype=np.uint8)
 _OCTETS: Final = pa.array([str(i) for i in range(256)])
 
 
 def render(
-    plan: Plan, users: Users, merchants: Merchants, start_ms: int, run: int
+    plan: Plan,
+    users: Users,
+    merchants: Merchants,
+    start_ms: int,
+    run: int,
+    groups: Groups | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of at most `BATCH_ROWS` transactions, in the order of the plan.
 
     `run`, a number of 32 bits, is part of every transaction id, so that two simulations published
-    to one topic do not pass for repeats of each other.
+    to one topic do not pass for repeats of each other. With `groups` the batches have the columns
+    that name them.
     """
     names = _names(len(users.city), len(merchants.city))
-    tag = f"{run:08x}"
+    tag = run_tag(run)
     for at in range(0, len(plan), BATCH_ROWS):
         part = plan.take(np.arange(at, min(at + BATCH_ROWS, len(plan))))
-        yield _batch(part, users, merchants, start_ms, at, tag, names)
+        batch = _batch(part, users, merchants, start_ms, at, tag, names)
+        yield batch if groups is None else _with_groups(batch, part, groups)
+
+
+def run_tag(run: int) -> str:
+    """The part of a transaction id that tells a simulation."""
+    return f"{run:08x}"
+
+
+def transaction_id(tag: str, row: int) -> str:
+    """The id of one transaction by its place in the plan."""
+    return f"tx-{tag}-{row:012d}"
+
+
+def _with_groups(batch: pa.RecordBatch, plan: Plan, groups: Groups) -> pa.RecordBatch:
+    group = plan.group.astype(np.int64)
+    masks = (group < 0) | (group >= groups.rings), group < groups.rings
+    ids = pa.array(groups.ids, pa.string())
+    columns = [ids.take(pa.array(np.where(mask, 0, group), mask=mask)) for mask in masks]
+    emails = _emails(plan.inbox.astype(np.int64))
+    return pa.RecordBatch.from_arrays([*batch.columns, emails, *columns], schema=GROUP_SCHEMA)
+
+
+def _emails(inbox: NDArray[np.int64]) -> pa.Array:
+    given = inbox >= 0
+    owner = np.maximum(inbox, 0)
+    names = text(literal("user.", len(owner)), decimal(owner, 8), valid=given)
+    provider = (mix(owner, 42) % np.uint64(len(_PROVIDERS))).astype(np.int64)
+    return pc.binary_join_element_wise(names, _pick(_PROVIDERS, provider, given), "@")
 
 
 def _names(n_users: int, n_merchants: int) -> tuple[pa.Array, pa.Array, pa.Array]:
@@ -114,14 +159,14 @@ def _batch(
         _pick(COUNTRIES, plan.country.astype(np.int64)),
         text(literal("dev-", n), hexadecimal(plan.device), valid=named),
         _addresses(plan.ip),
-        card_names.take(pa.array(plan.user.astype(np.int64) * 2 + plan.card)),
+        card_names.take(pa.array(plan.holder.astype(np.int64) * 2 + plan.card)),
         _pick(USER_AGENTS, agent, named),
         pa.array(np.round(plan.lat, 5)),
         pa.array(np.round(plan.long, 5)),
         pa.array(merchants.lat[plan.merchant]),
         pa.array(merchants.long[plan.merchant]),
         pa.array(fraud.astype(np.int8)),
-        _pick(SCENARIOS, plan.scenario.astype(np.int64), fraud),
+        _pick((*SCENARIOS, RING), plan.scenario.astype(np.int64), fraud),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 

@@ -1,4 +1,4 @@
-"""Writing generated transactions as CSV, Parquet or JSON lines, by the suffix of the path."""
+"""Writing generated transactions as CSV, Parquet or JSON lines, and the truth about groups."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from dafu.generator.simulation import GeneratorError
+from dafu.rings.truth import Truth, encode_truth
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -64,6 +65,20 @@ def write(data: pa.Table | Iterable[pa.RecordBatch], path: Path | str) -> int:
     except OSError as exc:
         raise GeneratorError(f"{path}: cannot be written: {exc}") from exc
     return rows
+
+
+def write_truth(truth: Truth, path: Path | str) -> None:
+    """Write what is known of rings and look-alikes as JSON.
+
+    Raises
+    ------
+    GeneratorError
+        If the file cannot be written.
+    """
+    try:
+        Path(path).write_bytes(encode_truth(truth) + b"\n")
+    except OSError as exc:
+        raise GeneratorError(f"{path}: cannot be written: {exc}") from exc
 
 
 def _json_lines(batch: pa.RecordBatch) -> bytes:

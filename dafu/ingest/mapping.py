@@ -13,7 +13,8 @@ A mapping is a YAML file; `conf/mappings` has some. Its keys:
     name to a column or to the keys above and `cast` (`text`, `float`, `int`, `bool`). All are
     optional. A CSV file has text only, so that a number that rules compare needs a cast.
 `labels`
-    `is_fraud` and `fraud_scenario`, written like fields. They are for training and evaluation
+    `is_fraud`, `fraud_scenario`, `ring_id` and `look_alike_id` (which fraud ring or harmless
+    group a transaction belongs to), written like fields. They are for training and evaluation
     and are never published.
 `ignore`, `other_columns`
     Columns that are left out, and what happens to columns that nothing mentions: `ignore` (by
@@ -56,7 +57,12 @@ Cast = Literal["text", "float", "int", "bool", "timestamp"]
 TimeFormat = Literal["iso", "epoch_s", "epoch_ms"]
 
 REQUIRED: Final = ("transaction_id", "user_id", "merchant_id", "amount", "timestamp")
-LABELS: Final[dict[str, Cast]] = {"is_fraud": "bool", "fraud_scenario": "text"}
+LABELS: Final[dict[str, Cast]] = {
+    "is_fraud": "bool",
+    "fraud_scenario": "text",
+    "ring_id": "text",
+    "look_alike_id": "text",
+}
 _INDEX_NAMES: Final = ("", "unnamed: 0", "index", "__index_level_0__")
 
 

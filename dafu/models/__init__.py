@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dafu.notebook import (
         IsolationForestFraudDetector,
+        MerchantRiskProcessor,
+        NetworkAnalyzer,
         SequenceFraudDetector,
         UserBehaviorAnalyzer,
     )
 
-__all__ = ["IsolationForestFraudDetector", "SequenceFraudDetector", "UserBehaviorAnalyzer"]
+__all__ = [
+    "IsolationForestFraudDetector",
+    "MerchantRiskProcessor",
+    "NetworkAnalyzer",
+    "SequenceFraudDetector",
+    "UserBehaviorAnalyzer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ I32 = NDArray[np.int32]
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays of a model by name; see `is_array_name`."""
 
-GROUPS: Final = ("amount", "behavior", "merchant", "sequence")
+GROUPS: Final = ("amount", "behavior", "merchant", "sequence", "network")
 """The feature groups that decisions explain, in the order of the columns of `Scores.group_risk`
 unless a model says otherwise."""
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from dafu.ingest import Mapping as ColumnMapping
 from dafu.ingest import MappingError, load_mapping
 from dafu.ingest.columns import convert
-from dafu.ingest.mapping import TimeFormat
+from dafu.ingest.mapping import LABELS, Cast, TimeFormat
 from dafu.notebook.errors import NotebookError
 from dafu.notebook.tables import Named, array_of
 from dafu.schema import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, TRANSACTION_FIELDS
@@ -79,6 +79,8 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "country": ("country", "country_code"),
     "device_fingerprint": ("device_fingerprint", "device_id", "device"),
     "ip_address": ("ip_address", "ip"),
+    "card_id": ("card_id", "card_number", "card_hash", "card"),
+    "email": ("email", "email_address", "e_mail", "mail"),
     "lat": ("lat", "latitude"),
     "long": ("long", "lon", "lng", "longitude"),
     "merchant_lat": ("merchant_lat", "merch_lat", "merchant_latitude"),
@@ -212,7 +214,8 @@ def find_columns(named: Named, columns: Mapping[str, str | None] | None = None) 
     if mapping:
         plan = load_mapping(mapping).plan(names, named.name)
         found = {c.name: c.source for c in (*plan.fields, *plan.labels) if c.source is not None}
-        found.pop("fraud_scenario", None)
+        for name in LABELS.keys() - {"is_fraud"}:
+            found.pop(name, None)
     else:
         for field in _NAMES:
             if field in wanted:
@@ -241,8 +244,8 @@ def describe(array: Any) -> Column:
         return Column("truth")
     if pa.types.is_timestamp(sample.type) or pa.types.is_date(sample.type):
         return Column("time", "iso")
-    values, _ = convert(sample, "float")
-    if _most(values):
+    values = _tried(sample, "float")
+    if values is not None:
         present = values.drop_null()
         if pc.all(pc.is_in(present, pa.array([0.0, 1.0]))).as_py():
             return Column("truth")
@@ -251,14 +254,24 @@ def describe(array: Any) -> Column:
             if MIN_TIMESTAMP_MS <= middle * unit < MAX_TIMESTAMP_MS:
                 return Column("time", fmt)  # type: ignore[arg-type]
         return Column("number")
-    truths, _ = convert(sample, "bool")
-    if truths.null_count == 0:
+    truths = _tried(sample, "bool", 1.0)
+    if truths is not None:
         return Column("truth")
-    return Column("time", "iso") if _most(convert(sample, "timestamp")[0]) else Column("text")
+    return Column("text") if _tried(sample, "timestamp") is None else Column("time", "iso")
 
 
-def _most(values: Any) -> bool:
-    return bool(values.null_count <= (1.0 - _ENOUGH) * len(values))
+def _tried(sample: Any, cast: Cast, enough: float = _ENOUGH) -> Any | None:
+    """The converted sample, None if less than that share of it can be converted.
+
+    What can not be is found cell by cell, which takes long. So as many cells are tried first as
+    there may be damaged ones, and one more: if none can be converted, all is said.
+    """
+    spare = int((1.0 - enough) * len(sample))
+    first, _ = convert(sample.slice(0, spare + 1), cast)
+    if first.null_count == len(first):
+        return None
+    values, _ = convert(sample, cast)
+    return values if values.null_count <= (1.0 - enough) * len(values) else None
 
 
 def _without_index(names: list[str]) -> list[str]:

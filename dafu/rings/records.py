@@ -64,7 +64,8 @@ class Link(Struct, frozen=True, gc=False, omit_defaults=True, tag="link"):
     """A user and an identifier that others use as well.
 
     `users` counts those who were seen with it in the window, `weight` says how much it ties them
-    together: 1 for something that only one person has, 0 for what everybody shares.
+    together: 1 for something that only one person has, 0 for what everybody shares. Both are the
+    identifier's, as of `as_of`, and hold for all of its links; a weight of 0 withdraws them all.
     """
 
     user_id: str
@@ -75,6 +76,7 @@ class Link(Struct, frozen=True, gc=False, omit_defaults=True, tag="link"):
     users: int
     weight: Unit
     facts: Facts
+    as_of: int
 
 
 class Activity(Struct, frozen=True, gc=False, omit_defaults=True, tag="activity"):
@@ -122,7 +124,8 @@ class RingAlert(Struct, frozen=True, gc=False, omit_defaults=True):
     `alert_id` is the ring's id and the number of the change, so that a repeat can be told.
     `members`, `evidence` and `edges` hold the most telling ones where there are too many; `size`
     and `identifiers` count all. `amount` and `transactions` are those of the members in 30 days:
-    the money at stake. `parts` are what `score` (0..1) is made of, `reasons` say it in words.
+    the money at stake. `frauds` and `blocked` count members known for fraud, and blocked within the
+    window. `parts` are what `score` (0..1) is made of, `reasons` say it in words.
     `related` names the ring that this one was merged into or split from, or those that it took in.
     """
 

@@ -38,7 +38,7 @@ OUTCOMES: Final[dict[str, int]] = {
 }
 """Outcome class of each action; verifications wait for a person, so they are reviews."""
 
-GROUPS: Final = ("amount", "behavior", "merchant")
+GROUPS: Final = ("amount", "behavior", "merchant", "network")
 """Groups of names for which a risk of their own is reported."""
 
 
@@ -53,7 +53,7 @@ class Name(Struct, frozen=True):
         `0/1` for a flag; anything else, such as `transactions` or `ratio`, counts as a plain
         number.
     group : str
-        `amount`, `behavior`, `merchant`, or anything else for none of them.
+        `amount`, `behavior`, `merchant`, `network`, or anything else for none of them.
     doc : str
         What it means, for people.
     """

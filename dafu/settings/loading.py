@@ -45,6 +45,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "FRAUD_THRESHOLD": "thresholds.fraud",
     "BLOCK_THRESHOLD": "thresholds.block",
     "DAFU_MAX_FUTURE_SKEW": "limits.max_future_skew_s",
+    "DAFU_RINGS": "rings.enabled",
     "DAFU_WEB_HOST": "web.host",
     "DAFU_WEB_PORT": "web.port",
     "DAFU_READY_STALL": "health.ready_stall_s",

@@ -43,12 +43,16 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
     transactions_retention_days: _Days = 44.0
     """Of the transactions: the horizon of the features, so that tables can be rebuilt from them."""
     retention_days: _Days = 7.0
-    """Of the decisions and of what stage one hands to stage two."""
+    """Of the decisions, of what stage one hands to stage two, and of what finds fraud rings."""
     dead_letters_retention_days: _Days = 30.0
     compaction_lag_s: Annotated[
         float, Meta(ge=0.0, le=3.2e7, description="a number of seconds, 0 or more")
     ] = 3600.0
     """How long a changelog keeps every record before compaction may take it."""
+
+    def partitions_of(self, name: str) -> int:
+        """How many partitions dafu gives a topic: `links` has one, so that there is one order."""
+        return 1 if name == self.links else self.partitions
 
     @property
     def insync_replicas(self) -> int:
@@ -88,6 +92,26 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
         """Records that could not be read, as they came, with the reason in headers."""
         return f"{self.prefix}dead-letters"
 
+    @property
+    def identifiers(self) -> str:
+        """Which user was seen with which device, address, card or email, keyed by that."""
+        return f"{self.prefix}identifiers"
+
+    @property
+    def links(self) -> str:
+        """Users and the identifiers that others use as well, and news of members of rings."""
+        return f"{self.prefix}links"
+
+    @property
+    def fraud_rings(self) -> str:
+        """Alerts of fraud rings, keyed by ring."""
+        return f"{self.prefix}fraud-rings"
+
+    @property
+    def ring_membership(self) -> str:
+        """Users' places in fraud rings, keyed by user."""
+        return f"{self.prefix}ring-membership"
+
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """What input may be before it is refused."""
@@ -96,6 +120,13 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(ge=0.0, le=3.2e9, description="a number of seconds, 0 or more")
     ] = 86_400.0
     """A transaction's timestamp may be at most this far after its record's own timestamp."""
+
+
+class Rings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether fraud rings are looked for."""
+
+    enabled: bool = True
+    """Without it nothing is published of who uses which identifier, and no ring is told of."""
 
 
 class Web(Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,6 +239,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     topics: Topics = Topics()
     thresholds: Thresholds = Thresholds()
     limits: Limits = Limits()
+    rings: Rings = Rings()
     web: Web = Web()
     health: Health = Health()
     log: Log = Log()
@@ -241,6 +273,7 @@ GROUPS: Final[dict[str, type[Struct]]] = {
     "topics": Topics,
     "thresholds": Thresholds,
     "limits": Limits,
+    "rings": Rings,
     "web": Web,
     "health": Health,
     "log": Log,

@@ -80,6 +80,8 @@ def allowed(kind: Any) -> str:
     for meta in getattr(kind, "__metadata__", ()):
         if meta.description:
             return str(meta.description)
+    if kind is bool:
+        return "true or false"
     if choices := [choice for choice in getattr(kind, "__args__", ()) if isinstance(choice, str)]:
         return ", ".join(choices)
     return "text" if kind in (str, str | None) else "a path"

@@ -157,6 +157,21 @@ class StageOutput(Struct, kw_only=True):
         return changes
 
 
+class Messages(NamedTuple):
+    """Records for another topic: n keys and n values."""
+
+    keys: ByteColumn
+    values: ByteColumn
+
+    @classmethod
+    def of(cls, keys: Sequence[bytes], values: Sequence[bytes]) -> Messages:
+        """Copy the keys and values."""
+        return cls(ByteColumn.of(keys), ByteColumn.of(values))
+
+
+NO_MESSAGES: Final = Messages.of([], [])
+
+
 class UserOutput(StageOutput):
     """What stage one made of a batch.
 
@@ -164,6 +179,9 @@ class UserOutput(StageOutput):
     among them the labels that are for merchants; `forward_hashes` (int64) say to which partition
     (`dafu.partitioner.key_hashes`). `labels` counts those applied.
     `reroutes` are positions of records to publish again under their `user_id`.
+    `sightings` go to those who look which identifiers users share, `activities` to those who find
+    rings (`dafu.rings.records`). Of identifiers, `refused` counts those that name nothing, and
+    `capped` those of users who had too many that day; `memberships` counts those applied.
     """
 
     forward_keys: ByteColumn
@@ -172,13 +190,20 @@ class UserOutput(StageOutput):
     reroutes: list[tuple[int, bytes]]
     duplicates: int = 0
     labels: int = 0
+    sightings: Messages = NO_MESSAGES
+    activities: Messages = NO_MESSAGES
+    refused: int = 0
+    capped: int = 0
+    memberships: int = 0
 
 
 class MerchantOutput(StageOutput):
     """What stage two made of a batch.
 
     `ingested` holds the time (epoch milliseconds) at which the broker got each decision's
-    transaction, for latency. `features` is float64 [decisions, F] in catalogue order.
+    transaction, for latency. `features` is float64 [decisions, F] in catalogue order. `sightings`
+    and `activities` tell of blocked transactions, as those of `UserOutput` do,
+    `alerts` of bursts at merchants, by ring.
     """
 
     keys: ByteColumn
@@ -186,15 +211,18 @@ class MerchantOutput(StageOutput):
     ingested: np.ndarray
     features: np.ndarray
     outcomes: np.ndarray
+    alerts: Messages = NO_MESSAGES
     repeats: int = 0
     labels: int = 0
+    sightings: Messages = NO_MESSAGES
+    activities: Messages = NO_MESSAGES
 
 
-FORWARD_MAGIC: Final = 0x0003_4644
-"""Format 3 of the forwarded record ("DF" and a version)."""
+FORWARD_MAGIC: Final = 0x0004_4644
+"""Format 4 of the forwarded record ("DF" and a version)."""
 
-LABEL_MAGIC: Final = 0x0003_4C44
-"""Format 3 of a label that stands among forwarded records ("DL" and a version)."""
+LABEL_MAGIC: Final = 0x0004_4C44
+"""Format 4 of a label that stands among forwarded records ("DL" and a version)."""
 
 MAX_SEQUENCE_MODELS: Final = 3
 """Sequence models that score beside each other: the champion, which comes first, and others."""
@@ -222,6 +250,8 @@ FORWARD: Final = np.dtype(
         ("text_start", "<u2", (len(TEXTS),)),  # in the JSON; see `dafu.stages.texts`
         ("text_length", "<u2", (len(TEXTS),)),
         ("plain", "<u4"),  # 1 if these two arrays hold
+        ("ring_id", "<u2"),  # bytes of UTF-8 between this header and the JSON: the ring's id,
+        ("ring_shared", "<u2"),  # and what ties the user to it
     ]
 )
 """What stage one sends ahead of the transaction's own JSON, in one record. A label is sent as such

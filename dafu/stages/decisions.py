@@ -135,6 +135,7 @@ class DecisionWriter:
         verdicts: Verdicts,
         sequence: np.ndarray,
         candidates: Sequence[np.ndarray] = (),
+        rings: Mapping[int, Reason] | None = None,
     ) -> ByteColumn:
         """Payloads of n decisions, in order: what `encode_decision` makes of each.
 
@@ -150,6 +151,8 @@ class DecisionWriter:
             The sequence model whose view is among the features, 0 for none.
         candidates : sequence of float64 [n]
             Risks by the models that look on.
+        rings : mapping of row to Reason
+            What is to be said of rings that users are in.
 
         Raises
         ------
@@ -166,7 +169,9 @@ class DecisionWriter:
             scores = scores._replace(group_risk=explained)
         group_risk = None if scores is None else self._by_group(scores.group_risk)
         told = {} if contributions is None else self._told(features, rows, contributions)
-        reasons, fired = self._reasons(features, evaluation, scores, group_risk, verdicts, told)
+        reasons, fired = self._reasons(
+            features, evaluation, scores, group_risk, verdicts, told, rings or {}
+        )
         texts = [
             *ids,
             _DECISIONS.take(verdicts.decision),
@@ -241,22 +246,25 @@ class DecisionWriter:
         group_risk: np.ndarray | None,
         verdicts: Verdicts,
         told: Mapping[int, str],
+        rings: Mapping[int, Reason],
     ) -> tuple[ByteColumn, ByteColumn]:
-        """Reasons and fired rules of each row as JSON; rules come first."""
+        """Reasons and fired rules of each row as JSON; rules come first, then the ring."""
         reasons: dict[int, list[Reason]] = {}
         fired: dict[int, list[FiredRule]] = {}
         for i in evaluation.rows_with_hits().tolist():
             hits = evaluation.hits(i)
             fired[i] = [FiredRule(h.rule_id, h.action, h.risk_score, h.mode) for h in hits]
             reasons[i] = [Reason(f"rule:{h.rule_id}", h.text) for h in hits if h.mode == "live"]
+        for i, reason in rings.items():
+            reasons.setdefault(i, []).append(reason)
         if scores is not None and group_risk is not None and self._model is not None:
             rows = np.flatnonzero((verdicts.level > 0) | (verdicts.decision != APPROVE))
             found = model_reasons(
                 self._model.name, scores.risk[rows], group_risk[rows], features[rows]
             )
-            for i, reason in zip(rows.tolist(), found, strict=True):
-                if reason is not None:
-                    reasons.setdefault(i, []).append(reason)
+            for i, by_model in zip(rows.tolist(), found, strict=True):
+                if by_model is not None:
+                    reasons.setdefault(i, []).append(by_model)
                 if i in told:
                     source = f"model:{self._model.name}"
                     most = Reason(source, f"raised most by {told[i]}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dafu.columns import I64, U8, ByteColumn, prefixes
 from dafu.errors import DafuError
-from dafu.features.state import FRAUD_LABEL, PAYMENT
+from dafu.features.state import FRAUD_LABEL, PAYMENT, RING_ID_BYTES, SHARED_BYTES
 from dafu.kernel import kernel
 from dafu.schema import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, Transaction
 from dafu.stages.batch import (
@@ -34,6 +34,7 @@ MAX_PARTITIONS: Final = 1_000_000
 LABEL_KEY_BYTES: Final = 8
 """A label's key is the hash of its merchant's id."""
 
+_BEGINS_JSON: Final = tuple(b"{ \t\r\n")
 _REQUIRED: Final = 3
 _FIRST_TEXTS: Final = ("transaction_id", "user_id", "merchant_id")
 if TEXTS[:_REQUIRED] != _FIRST_TEXTS:  # pragma: no cover
@@ -94,14 +95,31 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
     return rows, header, rejected
 
 
+def documents(values: ByteColumn, header: np.ndarray) -> ByteColumn:
+    """The transactions' own JSON, of n records that `unpack` found sound and their headers."""
+    skip = FORWARD.itemsize + header["ring_id"].astype(np.int64) + header["ring_shared"]
+    return values.elsewhere(values.starts + skip, values.lengths - skip)
+
+
+def ring_texts(value: bytes, header: np.void) -> tuple[str, str]:
+    """The id of the ring that the user of a sound record is in, and what ties him to it."""
+    start, middle = FORWARD.itemsize, FORWARD.itemsize + int(header["ring_id"])
+    end = middle + int(header["ring_shared"])
+    return value[start:middle].decode(), value[middle:end].decode()
+
+
 def _sound(header: np.ndarray, values: ByteColumn) -> NDArray[np.bool_]:
     """bool [n]: whether a header says of its record what can be true."""
     out = np.empty(len(header), np.bool_)
     _check(header, values.buffer, values.starts, values.lengths, FORWARD.itemsize, out)
     payments = header["magic"] == FORWARD_MAGIC
-    for i in np.flatnonzero(out & payments & (header["plain"] == 0)).tolist():
+    found = documents(values, header)
+    in_ring = (header["ring_id"] > 0) | (header["ring_shared"] > 0)
+    for i in np.flatnonzero(out & payments & ((header["plain"] == 0) | in_ring)).tolist():
         try:
-            _decode((values[i] or b"")[FORWARD.itemsize :])
+            ring_texts(values[i] or b"", header[i])
+            if not header["plain"][i]:
+                _decode(found[i] or b"")
         except ValueError:  # msgspec's errors, and text that is no UTF-8
             out[i] = False
     return out
@@ -113,6 +131,8 @@ def _check(
 ) -> None:
     for i in range(len(out)):
         h = header[i]
+        ring = int(h.ring_id) + int(h.ring_shared)
+        start, length = starts[i] + size + ring, lengths[i] - size - ring
         out[i] = (
             0 <= h.source < MAX_PARTITIONS
             and h.offset >= 0
@@ -120,7 +140,11 @@ def _check(
             and PAYMENT <= h.label <= FRAUD_LABEL
             and (h.label != PAYMENT or h.magic != LABEL_MAGIC)
             and h.plain <= 1
-            and (h.plain == 0 or _are_texts(h, buffer, starts[i] + size, lengths[i] - size))
+            and h.ring_id <= RING_ID_BYTES
+            and h.ring_shared <= SHARED_BYTES
+            and (length == 0 if h.magic == LABEL_MAGIC else length > 0)
+            and (length == 0 or buffer[start] in _BEGINS_JSON)
+            and (h.plain == 0 or _are_texts(h, buffer, start, length))
         )
 
 

@@ -3,7 +3,7 @@
 Reads what stage one forwarded, steps the merchants' states, and lets rules and the model judge the
 complete feature row. Labels stand among the transactions and are noted with the merchant. A pure
 function of the merchant-keyed log: repeats that a restarted stage one left there are recognised by
-their source offsets and dropped.
+their source offsets and dropped. Of blocked transactions those who find fraud rings are told.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import msgspec
 import numpy as np
 
 from dafu.columns import NULL, ByteColumn
-from dafu.features.catalogue import INDEX, MERCHANT_FEATURES
+from dafu.features.bursts import BURST
+from dafu.features.catalogue import INDEX, MERCHANT_FEATURES, USER_INDEX
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
 from dafu.features.state import APPLIED, FENCED, LABELLED, MERCHANTS, PAYMENT
 from dafu.hashing import hash64
 from dafu.models.model import Model, Scores
 from dafu.registry import Role
+from dafu.rings.records import KINDS
 from dafu.rules import RuleSet
-from dafu.schema import Transaction
+from dafu.schema import Reason, Transaction
 from dafu.stages.batch import (
     ABSENT_TEXT,
-    FORWARD,
     LABEL_MAGIC,
     InputBatch,
     MerchantOutput,
@@ -34,15 +35,19 @@ from dafu.stages.batch import (
     model_number,
     share_out,
 )
-from dafu.stages.decide import Thresholds, decide
+from dafu.stages.bursts import burst_alerts
+from dafu.stages.decide import APPROVE, BLOCK, Thresholds, Verdicts, decide
 from dafu.stages.decisions import DecisionIds, DecisionWriter
-from dafu.stages.forwarded import unpack
+from dafu.stages.forwarded import documents, ring_texts, unpack
+from dafu.stages.network import activities, facts_of, sightings
+from dafu.stages.reasons import ring_reason
 from dafu.stages.texts import PLACES, TEXTS, Texts
 from dafu.tables.changes import NOTHING, Changes
 from dafu.tables.working_set import SourceMarks, WorkingSet, id_key
 
 ATTRIBUTE_PREFIX: Final = "attributes."
 _N_MERCHANT: Final = len(MERCHANT_FEATURES)
+_RING_SIZE: Final = USER_INDEX["ring_size"]
 _NO_TEXT: Final = ByteColumn.of([])
 
 
@@ -119,6 +124,7 @@ class MerchantStage:
         state = WorkingSet(MERCHANTS, shares, arrivals, labelled)
         merchant_features = np.empty((rows.size, _N_MERCHANT))
         status = np.empty(rows.size, dtype=np.int8)
+        bursts = np.zeros(rows.size, dtype=BURST)
         step_merchants(
             state.heads,
             state.events,
@@ -130,6 +136,7 @@ class MerchantStage:
             inputs,
             merchant_features,
             status,
+            bursts,
         )
         # An id goes first: a head without it would never get one.
         changes = (
@@ -143,8 +150,11 @@ class MerchantStage:
             output.fenced += int((status == FENCED).sum())
             output.labels += int((status == LABELLED).sum())
             rows, header, features = rows[applied], header[applied], features[applied]
+            bursts = bursts[applied]
         if rows.size:
             self._judge(batch.values.take(rows), header, features, output)
+            merchants = batch.keys.take(rows)
+            output.alerts = burst_alerts(merchants, output.keys, header["time"], features, bursts)
 
     def _judge(
         self, values: ByteColumn, header: np.ndarray, features: np.ndarray, output: MerchantOutput
@@ -177,7 +187,36 @@ class MerchantStage:
             verdicts,
             header["sequence_model"][:, 0],
             [each.score(each.see(features, header)).risk for each in self._lookers],
+            _ring_reasons(values, header, features, verdicts),
         )
+        blocked = np.flatnonzero(verdicts.decision == BLOCK)
+        if blocked.size:
+            _tell_blocked(texts, blocked, header["time"][blocked], features[blocked], output)
+
+
+def _ring_reasons(
+    values: ByteColumn, header: np.ndarray, features: np.ndarray, verdicts: Verdicts
+) -> dict[int, Reason]:
+    """What is to be said of the rings of users whose transactions are not beyond doubt."""
+    doubted = (verdicts.level > 0) | (verdicts.decision != APPROVE)
+    rows = np.flatnonzero((features[:, _RING_SIZE] > 0) & doubted)
+    return {
+        i: ring_reason(*ring_texts(values[i] or b"", header[i]), features[i]) for i in rows.tolist()
+    }
+
+
+def _tell_blocked(
+    texts: Texts, rows: np.ndarray, times: np.ndarray, features: np.ndarray, output: MerchantOutput
+) -> None:
+    """Tell whose transactions were blocked: by their identifiers, and of members of rings."""
+    facts = facts_of(features, times, blocked=True)
+    every = np.ones((len(rows), len(KINDS)), np.bool_)
+    output.sightings, _ = sightings(texts, rows, every, facts)
+    members = np.flatnonzero(features[:, _RING_SIZE] > 0)
+    if members.size:
+        known = [facts[i] for i in members.tolist()]
+        paid = np.ones(members.size, np.bool_)
+        output.activities = activities(texts, rows[members], known, paid)
 
 
 class _Scorer:
@@ -301,15 +340,14 @@ class _FieldReader:
             Forwarded records, header included.
         header : FORWARD [n]
         """
-        size = FORWARD.itemsize
-        records = values.elsewhere(values.starts + size, values.lengths - size)
-        documents = {
+        records = documents(values, header)
+        decoded = {
             i: self._decode(records[i] or b"")
             for i in np.flatnonzero(header["plain"] == 0).tolist()
         }
         lengths = header["text_length"].astype(np.int64)
         lengths[lengths == ABSENT_TEXT] = NULL
-        texts = Texts(records, header["text_start"].astype(np.int64), lengths, documents)
+        texts = Texts(records, header["text_start"].astype(np.int64), lengths, decoded)
         columns = dict(zip(self.texts, map(_objects, texts.strings(self.texts)), strict=True))
         for name, k in self.numbers:
             columns[name] = np.ascontiguousarray(header["places"][:, k])

@@ -1,4 +1,7 @@
-"""The model's part of a decision's reasons: which group stands out, and by which values."""
+"""Reasons of a decision other than rules: what the model finds unusual, and the user's ring.
+
+Of the model: which group of features stands out, and by which values.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,11 @@ _WORDS: Final[dict[str, tuple[tuple[str, _Text], ...]]] = {
         ("merchant_age_days", lambda v: "a merchant seen for the first time" if v == 0 else None),
     ),
     "sequence": (("sequence_risk", _above(-1, "risk {:.2f} by the sequence model")),),
+    "network": (
+        ("ring_size", _above(0, "in a ring of {:.0f} users")),
+        ("ring_blocked", _above(0, "{:.0f} of them blocked")),
+        ("ring_known_frauds", _above(0, "{:.0f} of them with a known fraud")),
+    ),
 }
 _TITLES: Final = [
     {
@@ -49,6 +57,7 @@ _TITLES: Final = [
         "behavior": "unusual behaviour of the user",
         "merchant": "unusual activity at the merchant",
         "sequence": "unusual after the user's earlier transactions",
+        "network": "unusual company of the user",
     }[group]
     for group in GROUPS
 ]
@@ -67,7 +76,7 @@ def model_reasons(
     ----------
     name : the model's name
     risk : float64 [n], 0..1
-    group_risk : float64 [n, 3], by `GROUPS`
+    group_risk : float64 [n, G], by `GROUPS`
     features : float64 [n, F], catalogue order; NaN is never worth a word
     """
     source = f"model:{name}"
@@ -88,3 +97,38 @@ def model_reasons(
         title = f"{_TITLES[group]} (risk {of_all:.2f})"
         found.append(Reason(source, f"{title}: {details}" if details else title))
     return found
+
+
+_RING: Final = [
+    INDEX[name] for name in ("ring_size", "ring_sharers", "ring_blocked", "ring_known_frauds")
+]
+
+
+def ring_reason(ring_id: str, shared: str, features: np.ndarray) -> Reason:
+    """Say in words what ties a user to a fraud ring, and what is known of the others in it.
+
+    Parameters
+    ----------
+    ring_id : str
+    shared : str
+        What the user shares with others, as in "device fp_12"; empty if that is not known.
+    features : float64 [F], catalogue order
+    """
+    size, sharers, blocked, frauds = features[_RING].tolist()
+    if shared:
+        text = f"shares {shared} with {_users(sharers)}"
+        whose = "of them"
+        if sharers < size - 1:
+            text += f" in a ring of {size:.0f}"
+            whose = "of its other users"
+    else:
+        text, whose = f"in a ring of {_users(size)}", "of the others"
+    if blocked > 0:
+        text += f", {blocked:.0f} {whose} blocked"
+    if frauds > 0:
+        text += f", {frauds:.0f} {whose} with a known fraud"
+    return Reason(f"ring:{ring_id}", text)
+
+
+def _users(n: float) -> str:
+    return f"{n:.0f} user" if n == 1 else f"{n:.0f} users"

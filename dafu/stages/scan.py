@@ -73,10 +73,10 @@ class Scan(Struct, frozen=True):
         Epoch milliseconds, UTC.
     places : float64 [n, 4]
         NUMBER_FIELDS, NaN where absent.
-    text_start, text_length : int32 [n, 11]
+    text_start, text_length : int32 [n, T]
         Where in its record each of TEXT_FIELDS stands, in bytes from the record's start; the
         length is NULL where it is absent.
-    hashes : uint64 [n, 6]
+    hashes : uint64 [n, H]
         `dafu.hashing.hash64` of HASHED_FIELDS, 0 where absent or empty.
     """
 
@@ -93,9 +93,11 @@ HASHED_FIELDS: Final = (
     "transaction_id",
     "user_id",
     "merchant_id",
+    "country",
     "device_fingerprint",
     "ip_address",
-    "country",
+    "card_id",
+    "email",
 )
 
 

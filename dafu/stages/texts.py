@@ -33,7 +33,7 @@ class Texts:
     Parameters
     ----------
     records : ByteColumn [n]
-    starts, lengths : int [n, 11]
+    starts, lengths : int [n, T]
         Where in its record each of TEXTS is; the length is NULL where there is none. Without
         meaning for records that have a document.
     documents : mapping of position to an object with the fields as attributes
@@ -51,6 +51,16 @@ class Texts:
         self._starts = starts
         self._lengths = lengths
         self._documents = documents
+
+    def part(self, rows: NDArray[np.int64]) -> Texts:
+        """Those of these records alone."""
+        documents = {
+            i: self._documents[row]
+            for i, row in enumerate(rows.tolist() if self._documents else ())
+            if row in self._documents
+        }
+        starts, lengths = self._starts[rows], self._lengths[rows]
+        return Texts(self._records.take(rows), starts, lengths, documents)
 
     def utf8(self, field: str) -> ByteColumn:
         """A field as UTF-8."""
@@ -77,7 +87,8 @@ class Texts:
         plain = self._records.elsewhere(starts, self._lengths[:, k].astype(np.int64))
         if not self._documents:
             return plain
-        texts = [getattr(document, field) for document in self._documents.values()]
+        # Labels and memberships have but some of a transaction's fields.
+        texts = [getattr(document, field, None) for document in self._documents.values()]
         others = ByteColumn.of([None if text is None else encode(text) for text in texts])
         at = np.arange(len(plain))
         at[list(self._documents)] = len(plain) + np.arange(len(others))

@@ -1,7 +1,9 @@
 """Stage one: transactions by user in, transactions with user features out, keyed by merchant.
 
 Parses and checks each record, steps the users' states through the batch, and hands on what was
-new. Labels stand among the transactions, are noted with the user and handed on to the merchant.
+new. Labels stand among the transactions, are noted with the user and handed on to the merchant;
+so do memberships in fraud rings, which are noted with the user. Identifiers that are new for the
+user, and what members of rings do, are told to those who find rings.
 What can not be read is returned as rejected, with the reason; it never raises for bad input.
 """
 
@@ -11,36 +13,29 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from msgspec import Struct
 
 from dafu.columns import ByteColumn, equal, prepend
 from dafu.features.catalogue import USER_FEATURES, USER_INDEX
+from dafu.features.facts import FACTS
 from dafu.features.labels import ENTRY
+from dafu.features.rings import ring_records, step_rings
+from dafu.features.sightings import announce
 from dafu.features.state import (
     APPLIED,
     CONFLICT,
     DUPLICATE,
+    ENROLLED,
     FENCED,
-    FRAUD_LABEL,
-    GENUINE_LABEL,
     LABELLED,
-    NEVER,
     PAYMENT,
+    RING_MEMBERSHIP,
+    USER_RING,
     USERS,
 )
 from dafu.features.users import USER_INPUT, step_users
-from dafu.hashing import hash64
 from dafu.models.recurrent import RecurrentModel
 from dafu.partitioner import key_hashes
-from dafu.schema import (
-    LABEL_RECORD,
-    InvalidRecordError,
-    Label,
-    LabelTimes,
-    Transaction,
-    parse_label_record,
-    parse_transaction,
-)
+from dafu.rings.records import KINDS, Facts
 from dafu.stages.batch import (
     ABSENT_TEXT,
     LABEL_MAGIC,
@@ -54,8 +49,10 @@ from dafu.stages.batch import (
     model_number,
     share_out,
 )
-from dafu.stages.scan import HASHED_FIELDS, Scan, scan
-from dafu.stages.texts import PLACES, Texts
+from dafu.stages.network import IDENTIFIERS, activities, facts_of, sightings, told_facts
+from dafu.stages.reading import Parsed, parse_batch
+from dafu.stages.scan import HASHED_FIELDS
+from dafu.stages.texts import PLACES
 from dafu.tables.changes import NOTHING
 from dafu.tables.working_set import Memory, WorkingSet
 
@@ -64,31 +61,30 @@ _SEQUENCE_RISK: Final = USER_INDEX["sequence_risk"]
 _NO_TEXT: Final = ByteColumn.of([])
 
 
-class _Parsed(Struct):
-    """What was read of a batch. `scan`, `kinds`, `observed` and `texts` have a row a record; those
-    whose position is in `rows` are transactions and labels to apply."""
-
-    scan: Scan
-    kinds: np.ndarray
-    observed: np.ndarray
-    rows: np.ndarray
-    texts: Texts
-    rejected: list[Rejected]
-
-    def keep(self, kept: np.ndarray) -> None:
-        """Leave out the rows where `kept` (bool [rows]) is False."""
-        self.rows = self.rows[kept]
-
-
 class _Stepped(NamedTuple):
-    """What became of the rows of a batch: merchants' key hashes, features, status, ENTRY, and the
-    risks by sequence model."""
+    """What became of the rows of a batch: whose they are, merchants' key hashes, features, status,
+    ENTRY, and the risks by sequence model."""
 
+    users: np.ndarray
     routes: np.ndarray
     features: np.ndarray
     status: np.ndarray
     entries: np.ndarray
     risks: list[tuple[int, np.ndarray]]
+
+
+class _Ringed(NamedTuple):
+    """Rows of users who are, or were, in a ring, among those of a batch: their rings after the row,
+    and whether the row is news of a member."""
+
+    rows: np.ndarray
+    rings: np.ndarray
+    told: np.ndarray
+
+    def members(self, status: np.ndarray) -> _Ringed:
+        """The rows that are transactions of present members."""
+        kept = (status[self.rows] == APPLIED) & (self.rings["size"] > 0)
+        return _Ringed(self.rows[kept], self.rings[kept], self.told[kept])
 
 
 class UserStage:
@@ -123,7 +119,7 @@ class UserStage:
 
     def run(self, batch: InputBatch, records: Partitions) -> UserOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
-        parsed = _parse(batch.values)
+        parsed = parse_batch(batch.values)
         self._reject_future(batch, parsed)
         reroutes = _split_wrong_keys(batch, parsed)
         changes = dict.fromkeys((p.partition for p in batch.pieces), NOTHING)
@@ -136,11 +132,14 @@ class UserStage:
             return output
         shares, numbers, arrivals = share_out(batch, rows, records)
         inputs = _inputs(batch, parsed, numbers)
-        labelled = inputs["user"][inputs["kind"] != PAYMENT]
-        state = WorkingSet(USERS, shares, arrivals, labelled, self._memories)
+        kinds, users = inputs["kind"], inputs["user"]
+        enrolled = users[kinds == RING_MEMBERSHIP]
+        labelled = users[(kinds != PAYMENT) & (kinds != RING_MEMBERSHIP)]
+        state = WorkingSet(USERS, shares, arrivals, labelled, self._memories, enrolled)
         features = np.empty((rows.size, _N_FEATURES))
         status = np.empty(rows.size, dtype=np.int8)
         entries = np.zeros(rows.size, dtype=ENTRY)
+        facts = np.zeros(rows.size, dtype=FACTS)
         step_users(
             state.heads,
             state.events,
@@ -153,10 +152,15 @@ class UserStage:
             features,
             status,
             entries,
+            facts,
         )
-        risks = self._step_sequence(state, inputs["user"], features, status)
-        stepped = _Stepped(inputs["route"], features, status, entries, risks)
-        _forward(batch, parsed, stepped, output)
+        ringed = _step_rings(state, parsed, inputs, features, status)
+        risks = self._step_sequence(state, users, features, status)
+        stepped = _Stepped(users, inputs["route"], features, status, entries, risks)
+        _forward(batch, parsed, stepped, ringed, output)
+        _tell_sightings(state, parsed, stepped, output)
+        if ringed.told.any():
+            _tell_activities(parsed, stepped, ringed, facts, output)
         output.changes = dict(zip(changes, state.changes(), strict=True))
         return output
 
@@ -179,7 +183,7 @@ class UserStage:
         features[:, _SEQUENCE_RISK] = risks[0][1]
         return risks
 
-    def _reject_future(self, batch: InputBatch, parsed: _Parsed) -> None:
+    def _reject_future(self, batch: InputBatch, parsed: Parsed) -> None:
         sent = batch.timestamps[parsed.rows]
         payments = parsed.kinds[parsed.rows] == PAYMENT
         times = np.where(payments, parsed.scan.time[parsed.rows], parsed.observed[parsed.rows])
@@ -197,56 +201,7 @@ class UserStage:
             parsed.keep(~late)
 
 
-def _parse(values: ByteColumn) -> _Parsed:
-    """Read a batch: plain records by the kernel, the others one by one."""
-    found = scan(values)
-    documents: dict[int, Transaction | Label] = {}
-    rejected: list[Rejected] = []
-    kinds = np.full(len(values), PAYMENT)
-    observed = np.full(len(values), NEVER)
-    good = np.ones(len(values), dtype=np.bool_)
-    for i in np.flatnonzero(~found.plain).tolist():
-        try:
-            document, time = _read(values[i])
-        except InvalidRecordError as exc:
-            rejected.append(Rejected(i, exc.reason, exc.detail))
-            good[i] = False
-            continue
-        documents[i] = document
-        if isinstance(time, LabelTimes):
-            kinds[i] = FRAUD_LABEL if getattr(document, "is_fraud", False) else GENUINE_LABEL
-            observed[i] = time.observed
-            _enter(found, i, document, NEVER if time.transaction is None else time.transaction)
-        else:
-            _enter(found, i, document, time)
-    texts = Texts(values, found.text_start, found.text_length, documents)
-    return _Parsed(found, kinds, observed, np.flatnonzero(good), texts, rejected)
-
-
-def _read(value: bytes | None) -> tuple[Transaction, int] | tuple[Label, LabelTimes]:
-    """A record that is not plain: a transaction, or else a label if it looks like one."""
-    try:
-        return parse_transaction(value)
-    except InvalidRecordError:
-        if value is None or not value.startswith(LABEL_RECORD):
-            raise
-    return parse_label_record(value)
-
-
-def _enter(found: Scan, i: int, document: Any, time: int) -> None:
-    """Fill in a row that the kernel left out; a label has but some of a transaction's fields."""
-    found.amount[i] = np.nan if document.amount is None else document.amount
-    found.time[i] = time
-    found.places[i] = [
-        np.nan if (place := getattr(document, name, None)) is None else place for name in PLACES
-    ]
-    found.hashes[i] = [
-        hash64(text.encode()) if (text := getattr(document, name, None)) else 0
-        for name in HASHED_FIELDS
-    ]
-
-
-def _split_wrong_keys(batch: InputBatch, parsed: _Parsed) -> list[tuple[int, bytes]]:
+def _split_wrong_keys(batch: InputBatch, parsed: Parsed) -> list[tuple[int, bytes]]:
     """Take out transactions whose record key is not their user_id; they go round once."""
     users = parsed.texts.utf8("user_id").take(parsed.rows)
     right = equal(batch.keys.take(parsed.rows), users)
@@ -265,7 +220,7 @@ def _split_wrong_keys(batch: InputBatch, parsed: _Parsed) -> list[tuple[int, byt
     return reroutes
 
 
-def _inputs(batch: InputBatch, parsed: _Parsed, numbers: list[int]) -> np.ndarray:
+def _inputs(batch: InputBatch, parsed: Parsed, numbers: list[int]) -> np.ndarray:
     rows, found = parsed.rows, parsed.scan
     inputs = np.empty(rows.size, dtype=USER_INPUT)
     inputs["user"] = numbers
@@ -295,9 +250,90 @@ _EVENT_HASHES: Final = [
 """The event's fields that hold hashes, and the columns of `Scan.hashes` that they come from."""
 
 _USER_HASH: Final = HASHED_FIELDS.index("user_id")
+_IDENTIFIERS: Final = slice(HASHED_FIELDS.index(IDENTIFIERS[KINDS[0]]), len(HASHED_FIELDS))
+if list(HASHED_FIELDS[_IDENTIFIERS]) != [IDENTIFIERS[k] for k in KINDS]:  # pragma: no cover
+    raise ImportError("the hashes of identifiers are not the last ones, in their order")
 
 
-def _forward(batch: InputBatch, parsed: _Parsed, stepped: _Stepped, output: UserOutput) -> None:
+def _step_rings(
+    state: WorkingSet,
+    parsed: Parsed,
+    inputs: np.ndarray,
+    features: np.ndarray,
+    status: np.ndarray,
+) -> _Ringed:
+    """Enter memberships and write the features of members."""
+    ring_of = state.ring_of[inputs["user"]]
+    rows = np.flatnonzero(ring_of >= 0)
+    ringed = _Ringed(rows, np.empty(rows.size, USER_RING), np.empty(rows.size, np.bool_))
+    if not rows.size:
+        return ringed
+    brought = np.flatnonzero(inputs["kind"][rows] == RING_MEMBERSHIP)
+    membership_of = np.full(rows.size, -1)
+    membership_of[brought] = np.arange(brought.size)
+    documents: list[Any] = [parsed.documents[i] for i in parsed.rows[rows[brought]].tolist()]
+    own = features[rows]
+    step_rings(
+        state.rings,
+        ring_of[rows],
+        ring_records(documents),
+        membership_of,
+        inputs["time"][rows],
+        status[rows],
+        own,
+        ringed.rings,
+        ringed.told,
+    )
+    features[rows] = own
+    return ringed
+
+
+def _tell_sightings(
+    state: WorkingSet, parsed: Parsed, stepped: _Stepped, output: UserOutput
+) -> None:
+    """Tell of the identifiers that are new for their users, or have not been told of for long."""
+    rows = parsed.rows
+    news = np.empty((rows.size, len(KINDS)), np.bool_)
+    heads = state.heads
+    output.capped = announce(
+        stepped.users,
+        parsed.scan.time[rows],
+        parsed.scan.hashes[rows, _IDENTIFIERS],
+        stepped.status,
+        heads["announced"],
+        heads["announced_day"],
+        heads["announced_count"],
+        news,
+    )
+    told = np.flatnonzero(news.any(axis=1))
+    if told.size:
+        facts = facts_of(stepped.features[told], parsed.scan.time[rows[told]])
+        output.sightings, output.refused = sightings(parsed.texts, rows[told], news[told], facts)
+
+
+def _tell_activities(
+    parsed: Parsed, stepped: _Stepped, ringed: _Ringed, facts: np.ndarray, output: UserOutput
+) -> None:
+    """Tell what members of rings do, and what becomes known of them."""
+    rows = ringed.rows[ringed.told]
+    # Of a user who has made no transaction nothing is known.
+    rows = rows[(stepped.status[rows] == APPLIED) | (facts["as_of"][rows] > 0)]
+    paid = stepped.status[rows] == APPLIED
+    at = parsed.rows[rows]
+    by_row = dict(
+        zip(
+            rows[paid].tolist(),
+            facts_of(stepped.features[rows[paid]], parsed.scan.time[at[paid]]),
+            strict=True,
+        )
+    )
+    known: list[Facts] = [by_row.get(p) or told_facts(facts[p]) for p in rows.tolist()]
+    output.activities = activities(parsed.texts, at, known, paid)
+
+
+def _forward(
+    batch: InputBatch, parsed: Parsed, stepped: _Stepped, ringed: _Ringed, output: UserOutput
+) -> None:
     rows, found = parsed.rows, parsed.scan
     status, entries = stepped.status, stepped.entries
     labels = np.flatnonzero((status == LABELLED) & (entries["kind"] != 0))
@@ -305,6 +341,7 @@ def _forward(batch: InputBatch, parsed: _Parsed, stepped: _Stepped, output: User
         output.duplicates = int((status == DUPLICATE).sum())
         output.fenced = int((status == FENCED).sum())
         output.labels = int((status == LABELLED).sum())
+        output.memberships = int((status == ENROLLED).sum())
         conflicting = rows[status == CONFLICT]
         ids = parsed.texts.utf8("transaction_id").take(conflicting).present()
         output.rejected.extend(
@@ -336,10 +373,30 @@ def _forward(batch: InputBatch, parsed: _Parsed, stepped: _Stepped, output: User
     header["text_length"] = np.where(lengths < 0, ABSENT_TEXT, lengths)
     _write_entries(header, entries[applied])
     output.forward_keys = parsed.texts.utf8("merchant_id").take(rows)
-    output.forward_values = prepend(header.view(np.uint8), header.itemsize, batch.values.take(rows))
+    values = batch.values.take(rows)
+    members = ringed.members(status)
+    if members.rows.size:
+        values = _with_rings(header, values, np.searchsorted(applied, members.rows), members.rings)
+    output.forward_values = prepend(header.view(np.uint8), header.itemsize, values)
     output.forward_hashes = stepped.routes[applied]
     if labels.size:
         _forward_labels(batch, every[labels], entries[labels], applied, labels, output)
+
+
+def _with_rings(
+    header: np.ndarray, values: ByteColumn, members: np.ndarray, rings: np.ndarray
+) -> ByteColumn:
+    """Put the texts of rings ahead of the JSON of the members' transactions (positions)."""
+    texts = [[own[name].tobytes().rstrip(b"\0") for own in rings] for name in ("id", "shared")]
+    for name, column in zip(("ring_id", "ring_shared"), texts, strict=True):
+        header[name][members] = [len(text) for text in column]
+    longer = [
+        ring + shared + (values[i] or b"")
+        for i, ring, shared in zip(members.tolist(), *texts, strict=True)
+    ]
+    order = np.arange(len(values))
+    order[members] = len(values) + np.arange(len(longer))
+    return ByteColumn.joined([values, ByteColumn.of(longer)]).take(order)
 
 
 def _write_entries(header: np.ndarray, entries: np.ndarray) -> None:

@@ -28,14 +28,14 @@ from dafu.features.state import (
     EntityLayout,
 )
 from dafu.features.windows import linear_count
+from dafu.rings.bursts import ring_of
+from dafu.tables.slotted import ARCHIVE, LABELS, RING, slotted_key
 from dafu.tables.working_set import (
     HEAD,
     PartitionRecords,
     Share,
     WorkingSet,
-    archive_key,
     chunk_key,
-    labels_key,
 )
 
 __all__ = [
@@ -119,6 +119,33 @@ class Place(Struct, frozen=True):
     long: float
 
 
+class Ring(Struct, frozen=True):
+    """The fraud ring that the user is in, as the latest membership had it: that one's time, and
+    that of the first one in this ring. `shared` is what ties the user to `sharers` others."""
+
+    ring_id: str
+    time: str
+    joined: str
+    size: int
+    risk: float
+    blocked: int
+    frauds: int
+    shared: str
+    sharers: int
+
+
+class Burst(Struct, frozen=True):
+    """The burst that is on at a merchant, of which alerts tell under `ring_id`."""
+
+    ring_id: str
+    first_seen: str
+    last_seen: str
+    users: int
+    transactions: int
+    amount: float
+    score: float
+
+
 class Known(Struct, frozen=True):
     """Distinct identifiers among the retained transactions."""
 
@@ -172,6 +199,7 @@ class UserView(Struct, frozen=True, kw_only=True):
     home: Home | None
     last_place: Place | None
     known: Known
+    ring: Ring | None
     as_of: str
     windows: list[UserWindow]
     transactions: list[UserTransaction]
@@ -190,6 +218,7 @@ class MerchantView(Struct, frozen=True, kw_only=True):
     as_of: str
     windows: list[MerchantWindow]
     transactions: list[MerchantTransaction]
+    burst: Burst | None
     state: StateView
 
 
@@ -238,6 +267,7 @@ def describe_user(
         home=home,
         last_place=place,
         known=Known(*(_distinct(events[field]) for field in _USER_THINGS.values())),
+        ring=_ring(entity.ring),
         as_of=_iso(events["time"][-1]),
         windows=_windows(entity, UserWindow, _USER_THINGS, USER_SLOTS),
         transactions=[
@@ -282,16 +312,19 @@ def describe_merchant(
             MerchantTransaction(_iso(event["time"]), float(event["amount"]), _short(event["user"]))
             for event in _newest_first(events, last)
         ],
+        burst=_burst(head, merchant_id) if head["burst_since"] else None,
         state=entity.view,
     )
 
 
 class _Entity(Struct, frozen=True):
-    """One entity's unpacked state: head, retained events in order of arrival, archive if any."""
+    """One entity's unpacked state: head, retained events in order of arrival, archive and ring if
+    any."""
 
     head: Any
     events: np.ndarray
     archive: Any
+    ring: Any
     view: StateView
 
 
@@ -307,7 +340,7 @@ def _load(layout: EntityLayout, records: PartitionRecords, entity: bytes) -> _En
     closed = range(int(head["chunks_from"]), end // layout.chunk)
     keys = [HEAD + entity]
     keys += [chunk_key(number, entity) for number in closed]
-    keys += [key(slot, entity) for key in (archive_key, labels_key) for slot in (0, 1)]
+    keys += [slotted_key(k, slot, entity) for k in (ARCHIVE, LABELS, RING) for slot in (0, 1)]
     stored = [
         (key, value)
         for key, value in zip(keys, records.get_many(keys), strict=True)
@@ -318,6 +351,7 @@ def _load(layout: EntityLayout, records: PartitionRecords, entity: bytes) -> _En
         head,
         state.events[origin + first : origin + end],
         state.archives[state.archive_of[0]] if archived else None,
+        state.rings[state.ring_of[0]] if state.ring_of[0] >= 0 else None,
         StateView(
             schema_version=int(head["schema"]),
             fence=int(head["fence"]),
@@ -326,6 +360,24 @@ def _load(layout: EntityLayout, records: PartitionRecords, entity: bytes) -> _En
             records=len(stored),
             bytes=sum(len(key) + len(value) for key, value in stored),
         ),
+    )
+
+
+def _ring(ring: Any) -> Ring | None:
+    if ring is None or ring["size"] == 0:
+        return None
+    ring_id, shared = (ring[name].tobytes().rstrip(b"\0").decode() for name in ("id", "shared"))
+    blocked, frauds, sharers = (int(ring[name]) for name in ("blocked", "frauds", "sharers"))
+    return Ring(
+        ring_id,
+        _iso(ring["time"]),
+        _iso(ring["joined"]),
+        int(ring["size"]),
+        float(ring["risk"]),
+        blocked,
+        frauds,
+        shared,
+        sharers,
     )
 
 
@@ -434,3 +486,11 @@ def _degrees(value: Any) -> float:
 
 def _money(value: float) -> float:
     return round(value, 6)
+
+
+def _burst(head: Any, merchant_id: bytes) -> Burst:
+    ring_id = ring_of(merchant_id.decode("utf-8", "backslashreplace"), int(head["burst_since"]))
+    figures: list[Any] = [_iso(head[name]) for name in ("burst_first", "burst_last")]
+    figures += [int(head[name]) for name in ("burst_users", "burst_count")]
+    figures += [float(head[name]) for name in ("burst_amount", "burst_score")]
+    return Burst(ring_id, *figures)

@@ -6,7 +6,7 @@ steps in turn. Nothing is rewritten for its own sake: a record stays as it is un
 next transaction, and a closed chunk, which is never written again, until it is forgotten. An
 entity may therefore have records of several versions, and each tells its own:
 
-* heads, archives, labels and source marks begin with their version;
+* heads, archives, labels, rings and source marks begin with their version;
 * events carry none, to stay small. Those of the open chunk are in the head's record and of its
   version. A closed chunk is told by its length: events of different versions differ in size, or
   else in nothing, which `Migrations` checks.
@@ -44,7 +44,9 @@ __all__ = [
 Adjust = Callable[[np.ndarray, np.ndarray], None]
 """(old, new), arrays of equal length: fill in what `new` does not have from `old` by itself."""
 
-_Part = Literal["head", "event", "archive", "labels"]
+_Part = Literal["head", "event", "archive", "labels", "ring"]
+Slotted = Literal["archive", "labels", "ring"]
+"""Kinds of records of which an entity has one, in either of two slots."""
 _VERSION_BYTES: Final = 8
 
 
@@ -78,6 +80,7 @@ class OldVersion(Struct, frozen=True):
     event: OldRecord
     archive: OldRecord
     labels: OldRecord
+    ring: OldRecord | None = None
 
 
 class OldMarks(Struct, frozen=True):
@@ -117,6 +120,7 @@ class Migrations:
             ("head", self._dtypes("head")),
             ("archive", self._dtypes("archive")),
             ("record of labels", self._dtypes("labels")),
+            ("record of a ring", self._dtypes("ring")),
         ):
             for dtype in dtypes:
                 if (dtype.names or ("",))[0] != "schema" or dtype[0] != np.dtype("i8"):
@@ -204,24 +208,16 @@ class Migrations:
                 out[i] = events[at : at + self.layout.chunk].tobytes()
         return out
 
-    def archives(self, keys: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
-        """Archive records in the present layout, as many as are given.
+    def slotted(
+        self, part: Slotted, keys: Sequence[bytes], values: list[bytes | None]
+    ) -> list[bytes | None]:
+        """Records of one of the kinds that have slots in the present layout, as many as are given.
 
         Raises
         ------
         StateError
             If one is missing or damaged, or has a version that is not known here.
         """
-        return self._slots("archive", keys, values)
-
-    def labels(self, keys: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
-        """Records of labels in the present layout, as `archives` does it."""
-        return self._slots("labels", keys, values)
-
-    def _slots(
-        self, part: _Part, keys: Sequence[bytes], values: list[bytes | None]
-    ) -> list[bytes | None]:
-        """Records of which an entity has one in either of two slots."""
         out: list[bytes | None] = []
         for key, value in zip(keys, values, strict=True):
             step = len(self._old)
@@ -229,6 +225,8 @@ class Migrations:
                 if len(value) < _VERSION_BYTES:
                     raise damaged(self.layout.kind, key)
                 step = self._step(value, key[2:])
+                if getattr(self._old[step], part) is None:
+                    raise damaged(self.layout.kind, key)
             if value is None or len(value) != self._dtypes(part)[step].itemsize:
                 raise damaged(self.layout.kind, key)
             if step < len(self._old):
@@ -246,9 +244,10 @@ class Migrations:
         return number - self._oldest
 
     def _dtypes(self, part: _Part) -> list[np.dtype[np.void]]:
-        """Layouts of a kind of record, oldest to present."""
-        own: np.dtype[np.void] = getattr(self.layout, part)
-        return [getattr(version, part).dtype for version in self._old] + [own]
+        """Layouts of a kind of record, oldest to present; that of a version without it is blank."""
+        own: np.dtype[np.void] | None = getattr(self.layout, part)
+        records: list[OldRecord | None] = [getattr(version, part) for version in self._old]
+        return [_BLANK if r is None else r.dtype for r in records] + [own or _BLANK]
 
     def _upgraded(self, part: _Part, step: int, packed: Iterable[bytes]) -> np.ndarray:
         """Records of one kind and old version, joined, through all steps to the present."""
@@ -256,11 +255,14 @@ class Migrations:
         records: np.ndarray = np.frombuffer(bytearray(b"".join(packed)), dtypes[step])
         for i in range(step, len(self._old)):
             version = self._old[i]
-            old: OldRecord = getattr(version, part)
-            records = _next(records, dtypes[i + 1], old.adjust)
+            old: OldRecord | None = getattr(version, part)
+            records = _next(records, dtypes[i + 1], None if old is None else old.adjust)
             if part != "event":
                 records["schema"] = version.number + 1
         return records
+
+
+_BLANK: Final = np.dtype([("schema", "i8")])
 
 
 def _next(old: np.ndarray, dtype: np.dtype[np.void], adjust: Adjust | None) -> np.ndarray:
@@ -353,6 +355,26 @@ def _archive_1(things: int, slots: int) -> np.dtype[np.void]:
     )
 
 
+_COUNTERS_2: Final = [*_COUNTERS_1, *((n, "i8") for n in ("labelled", "labels_slot", "memory"))]
+_USER_EVENT_2: Final = [*_USER_EVENT_1, ("route", "i8")]
+
+
+def _archive_2(things: int, slots: int) -> np.dtype[np.void]:
+    first = _archive_1(things, slots)
+    names = [(name, first[name]) for name in first.names or ()]
+    return np.dtype([*names, ("delayed_bucket", "i8", (255,)), ("delayed_count", "f8", (255,))])
+
+
+def _labels_2(most: int) -> np.dtype[np.void]:
+    each = [("transaction", "u8"), ("time", "i8"), ("amount", "f8"), ("observed", "i8")]
+    return np.dtype(
+        [
+            *((name, "i8") for name in ("schema", "count", "dropped_until")),
+            *((name, kind, (most,)) for name, kind in [*each, ("fraud", "i8")]),
+        ]
+    )
+
+
 def _no_route(_old: np.ndarray, new: np.ndarray) -> None:
     new["route"] = -1
 
@@ -361,14 +383,25 @@ def _no_delayed(_old: np.ndarray, new: np.ndarray) -> None:
     new["delayed_bucket"] = NEVER
 
 
-# Version 1 knew no labels.
+def _nothing_announced(_old: np.ndarray, new: np.ndarray) -> None:
+    new["announced_day"] = NEVER
+
+
+# Version 1 knew no labels; version 2 no rings, no identifiers, and nothing of what is usual.
 OLD_USERS: Final[tuple[OldVersion, ...]] = (
     OldVersion(
         1,
         OldRecord(np.dtype(_COUNTERS_1 + _PLACE_1)),
         OldRecord(np.dtype(_USER_EVENT_1), _no_route),
         OldRecord(_archive_1(4, 128), _no_delayed),
-        OldRecord(USERS.labels),
+        OldRecord(_labels_2(32)),
+    ),
+    OldVersion(
+        2,
+        OldRecord(np.dtype(_COUNTERS_2 + _PLACE_1), _nothing_announced),
+        OldRecord(np.dtype(_USER_EVENT_2)),
+        OldRecord(_archive_2(4, 128)),
+        OldRecord(_labels_2(32)),
     ),
 )
 OLD_MERCHANTS: Final[tuple[OldVersion, ...]] = (
@@ -377,10 +410,17 @@ OLD_MERCHANTS: Final[tuple[OldVersion, ...]] = (
         OldRecord(np.dtype(_COUNTERS_1)),
         OldRecord(np.dtype(_MERCHANT_EVENT_1)),
         OldRecord(_archive_1(1, 512), _no_delayed),
-        OldRecord(MERCHANTS.labels),
+        OldRecord(_labels_2(128)),
+    ),
+    OldVersion(
+        2,
+        OldRecord(np.dtype(_COUNTERS_2)),
+        OldRecord(np.dtype(_MERCHANT_EVENT_1)),
+        OldRecord(_archive_2(1, 512)),
+        OldRecord(_labels_2(128)),
     ),
 )
-OLD_MARKS: Final[tuple[OldMarks, ...]] = (OldMarks(1),)
+OLD_MARKS: Final[tuple[OldMarks, ...]] = (OldMarks(1), OldMarks(2))
 
 MIGRATIONS: Final[dict[str, Migrations]] = {
     USERS.kind: Migrations(USERS, OLD_USERS),

@@ -6,7 +6,8 @@ this module moves the bytes. It knows no keys but their one-letter kinds, and no
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,6 @@ from dafu.tables.changes import NOTHING, Changes
 
 _HEAD: Final = ord("H")
 _CHUNK: Final = ord("C")
-_ARCHIVE: Final = ord("A")
-_LABELS: Final = ord("L")
 _NUMBER_BYTES: Final = 8
 _MAX_NUMBER: Final = 2**53
 _MAX_MEMORY: Final = 2**16
@@ -44,10 +43,6 @@ def first_unsound(heads: Any, chunk: int, retained: int) -> int:
             or h.first_event % chunk != 0
             or not 0 <= h.first_event // chunk - h.chunks_from < _MAX_FORGOTTEN
             or h.chunks_from < 0
-            or not 0 <= h.archived <= 1
-            or not 0 <= h.archive_slot <= 1
-            or not 0 <= h.labelled <= 1
-            or not 0 <= h.labels_slot <= 1
             or not 0 <= h.memory <= _MAX_MEMORY
         ):
             return e
@@ -117,7 +112,7 @@ def _key(kind: int, number: int, id_buffer: U8, start: int, n: int, out: U8, at:
         for i in range(_NUMBER_BYTES):
             out[at + i] = (number >> (8 * (_NUMBER_BYTES - 1 - i))) & 0xFF
         at += _NUMBER_BYTES
-    elif kind in (_ARCHIVE, _LABELS):
+    elif kind != _HEAD:
         out[at] = number
         at += 1
     copy_bytes(id_buffer, start, out, at, n)
@@ -141,14 +136,11 @@ def _pack(
     old_nexts: I64,
     deleted_from: I64,
     deleted_to: I64,
-    archives: U8,
-    archive_size: int,
-    archive_row: I64,
-    archive_slot: I64,
-    labels: U8,
-    labels_size: int,
-    labels_row: I64,
-    labels_slot: I64,
+    slotted: tuple[U8, ...],
+    slotted_kinds: I64,
+    slotted_sizes: I64,
+    slotted_rows: I64,
+    slots: I64,
     memory: U8,
     memory_size: int,
     key_buffer: U8,
@@ -179,27 +171,19 @@ def _pack(
                 value_lengths[n] = -1
             key_at += size
             n += 1
-        if archive_row[e] >= 0:
-            size = 2 + length
+        for k in range(len(slotted_kinds)):
+            row = slotted_rows[k, e]
+            if row < 0:
+                continue
+            size, record = 2 + length, slotted_sizes[k]
             if not counting:
-                _key(_ARCHIVE, archive_slot[e], id_buffer, start, length, key_buffer, key_at)
+                kind = slotted_kinds[k]
+                _key(kind, slots[k, e], id_buffer, start, length, key_buffer, key_at)
                 key_lengths[n] = size
-                value_lengths[n] = archive_size
-                copy_bytes(
-                    archives, archive_row[e] * archive_size, value_buffer, value_at, archive_size
-                )
+                value_lengths[n] = record
+                copy_bytes(slotted[k], row * record, value_buffer, value_at, record)
             key_at += size
-            value_at += archive_size
-            n += 1
-        if labels_row[e] >= 0:
-            size = 2 + length
-            if not counting:
-                _key(_LABELS, labels_slot[e], id_buffer, start, length, key_buffer, key_at)
-                key_lengths[n] = size
-                value_lengths[n] = labels_size
-                copy_bytes(labels, labels_row[e] * labels_size, value_buffer, value_at, labels_size)
-            key_at += size
-            value_at += labels_size
+            value_at += record
             n += 1
         for number in range(max(old_nexts[e] // chunk, firsts[e] // chunk), open_chunk):
             size = 1 + _NUMBER_BYTES + length
@@ -235,6 +219,19 @@ def _pack(
     return n
 
 
+class SlottedRows(NamedTuple):
+    """Records of a kind of which an entity has one in either of two slots.
+
+    `letter` begins their keys, `records` holds the rows, `row` [E] says which one of an entity is
+    to be written, -1 for none, and `slot` [E] where.
+    """
+
+    letter: bytes
+    records: Any
+    row: I64
+    slot: I64
+
+
 def pack_changes(
     changed: I64,
     ids: ByteColumn,
@@ -244,10 +241,7 @@ def pack_changes(
     origins: I64,
     old_nexts: I64,
     deleted_from: I64,
-    archives: Any,
-    archive_row: I64,
-    labels: Any,
-    labels_row: I64,
+    slotted: Sequence[SlottedRows],
     memory: U8,
     memory_size: int,
 ) -> tuple[Changes, I64]:
@@ -270,11 +264,8 @@ def pack_changes(
         Number that the next event had before: what came since is new.
     deleted_from : int64 [E]
         From here to the head's `chunks_from` go the tombstones.
-    archives : archive dtype [...]
-    archive_row : int64 [E]
-        Row of the archive to write, -1 for none.
-    labels, labels_row
-        The same of the labels.
+    slotted : sequence of SlottedRows
+        Always as many, so that there is one compiled form of this.
     memory : uint8 [E * memory_size]
         What sequence models keep of each entity.
     """
@@ -294,14 +285,11 @@ def pack_changes(
         old_nexts,
         deleted_from,
         np.ascontiguousarray(heads["chunks_from"]),
-        archives.view(np.uint8),
-        archives.itemsize,
-        archive_row,
-        np.ascontiguousarray(heads["archive_slot"]),
-        labels.view(np.uint8),
-        labels.itemsize,
-        labels_row,
-        np.ascontiguousarray(heads["labels_slot"]),
+        tuple(each.records.view(np.uint8) for each in slotted),
+        np.array([ord(each.letter) for each in slotted]),
+        np.array([each.records.itemsize for each in slotted]),
+        np.array([each.row for each in slotted]),
+        np.array([each.slot for each in slotted]),
         memory,
         memory_size,
     )

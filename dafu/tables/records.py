@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dafu.tables.changes import Change, Changes
 
@@ -18,6 +18,10 @@ class MemoryRecords:
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values by key, None where there is none."""
         return list(map(self.data.get, keys))
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All records."""
+        yield from self.data.items()
 
     def write(self, changes: Sequence[Change]) -> None:
         """Apply changes in order."""

@@ -10,14 +10,15 @@ key                       value
 ``A`` + slot + id         archive, once the entity has had more events than it retains; slot is
                           a byte, 0 or 1
 ``L`` + slot + id         labels, once there are any; likewise
+``R`` + slot + id         a user's fraud ring, once there was one; likewise
 ``I`` + hash              id of a merchant by its 64-bit hash, big-endian: written once
 ========================  ==================================================================
 
 The order of the records returned by `WorkingSet.changes` is part of the format: an entity's head
-comes last, and nothing before it touches what the previous head refers to. Archives and labels go
-to the slot that is free, closed chunks get new numbers, and tombstones are for chunks that the
-previous head had let go of already. A log that ends anywhere therefore holds a complete state: the
-head decides, and what it does not refer to yet is written again when its transactions are. All
+comes last, and nothing before it touches what the previous head refers to. Archives, labels and
+rings go to the slot that is free, closed chunks get new numbers, and tombstones are for chunks that
+the previous head had let go of already. A log that ends anywhere therefore holds a complete state:
+the head decides, and what it does not refer to yet is written again when its transactions are. All
 integers and floats are little-endian. This module knows bytes and layouts, no Faust, no broker
 and no clock.
 """
@@ -36,21 +37,25 @@ from dafu.features.state import (
     RETAINED_MAX,
     SCHEMA_VERSION,
     EntityLayout,
-    new_archive,
     new_head,
-    new_labels,
 )
 from dafu.tables.changes import Change, Changes
 from dafu.tables.migrations import MIGRATIONS, StateError, damaged, present_marks
 from dafu.tables.packing import fill_events, first_unsound, pack_changes
+from dafu.tables.slotted import (
+    ARCHIVES,
+    LABEL_RECORDS,
+    RINGS,
+    Kind,
+    SlottedRecords,
+    slotted_key,
+)
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("dafu packs its state in native byte order and needs a little-endian machine")
 
 HEAD = b"H"
 CHUNK = b"C"
-ARCHIVE = b"A"
-LABELS = b"L"
 ID = b"I"
 
 
@@ -59,6 +64,10 @@ class PartitionRecords(Protocol):
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values by key, None where there is none."""
+        ...
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All records, in any order."""
         ...
 
     def write(self, changes: Sequence[Change]) -> None:
@@ -76,16 +85,6 @@ class Share(NamedTuple):
 def chunk_key(number: int, entity: bytes) -> bytes:
     """Key of an entity's closed chunk."""
     return CHUNK + number.to_bytes(8, "big") + entity
-
-
-def archive_key(slot: int, entity: bytes) -> bytes:
-    """Key of one of an entity's two archive records."""
-    return ARCHIVE + bytes((slot,)) + entity
-
-
-def labels_key(slot: int, entity: bytes) -> bytes:
-    """Key of one of an entity's two records of labels."""
-    return LABELS + bytes((slot,)) + entity
 
 
 def id_key(hashed: bytes) -> bytes:
@@ -113,8 +112,8 @@ class WorkingSet:
         The entities by partition. An entity's number is its position in all of them together.
     arrivals : int array [entities]
         How many transactions of each the batch brings: room is made for as many events.
-    labelled : int array or None
-        Numbers of the entities that the batch brings labels of.
+    labelled, enrolled : int array or None
+        Numbers of the entities that the batch brings labels of, or memberships in rings.
     memories : sequence of Memory
         What the sequence models in use keep. Those of others are let go with the next change.
 
@@ -130,6 +129,9 @@ class WorkingSet:
     labels : layout.labels [...]
         Entity e's labels are row ``labels_of[e]``, -1 if it has and gets none.
     labels_of : int64 [entities]
+    rings : layout.ring [...]
+        Likewise, with ``ring_of``; only of users.
+    ring_of : int64 [entities]
     memories : list of float32 [entities, size]
         One for each of the models; changed in place.
     """
@@ -141,6 +143,7 @@ class WorkingSet:
         arrivals: np.ndarray,
         labelled: np.ndarray | None = None,
         memories: Sequence[Memory] = (),
+        enrolled: np.ndarray | None = None,
     ) -> None:
         self.layout = layout
         self._migrations = MIGRATIONS[layout.kind]
@@ -149,8 +152,14 @@ class WorkingSet:
         self._ends = np.cumsum([len(share.entities) for share in shares])
         self._load_heads()
         self._load_events(arrivals)
-        self._load_archives(arrivals)
-        self._load_labels(labelled)
+        many = self._old_next - self._old_first + arrivals > RETAINED_MAX
+        archives = self._load_slotted(ARCHIVES, np.flatnonzero(many))
+        labels = self._load_slotted(LABEL_RECORDS, labelled)
+        rings = self._load_slotted(RINGS, enrolled)
+        self.archives, self.archive_of = archives.rows, archives.row_of
+        self.labels, self.labels_of = labels.rows, labels.row_of
+        self.rings, self.ring_of = rings.rows, rings.row_of
+        self._slotted = (archives, labels, rings)
         self._load_memories(memories)
 
     def _get(self, keys: Sequence[bytes], owners: np.ndarray) -> list[bytes | None]:
@@ -232,52 +241,34 @@ class WorkingSet:
         np.cumsum(room[:-1], out=starts[1:])
         self.origins = starts - self._old_first
 
-    def _load_archives(self, arrivals: np.ndarray) -> None:
-        needs = (self.heads["archived"] == 1) | (
-            self._old_next - self._old_first + arrivals > RETAINED_MAX
-        )
-        owners = np.flatnonzero(needs)
-        self.archive_of = np.full(len(self.entities), -1, dtype=np.int64)
-        self.archive_of[owners] = np.arange(owners.size)
-        self._archive_owners = owners
-        self.archives: Any = np.zeros(owners.size, dtype=self.layout.archive)
-        if not owners.size:
-            return
-        new_archive(self.archives)
-        stored = owners[self.heads["archived"][owners] == 1]
-        keys = [
-            archive_key(slot, self.entities[e])
-            for e, slot in zip(stored.tolist(), self.heads["archive_slot"][stored], strict=True)
-        ]
-        values = self._migrations.archives(keys, self._get(keys, stored))
-        for e, value in zip(stored, values, strict=True):
-            self.archives[self.archive_of[e]] = np.frombuffer(value or b"", self.layout.archive)[0]
-        self._old_through = self.archives["through"].copy()
-
-    def _load_labels(self, labelled: np.ndarray | None) -> None:
-        has = self.heads["labelled"] == 1
+    def _load_slotted(self, kind: Kind, more: np.ndarray | None) -> SlottedRecords:
+        """The records of a kind: of those who have one, and blank ones for `more` entities."""
+        dtype: np.dtype[np.void] | None = getattr(self.layout, kind.part)
+        if dtype is None:
+            return SlottedRecords(kind, len(self.entities), None, np.empty(0, np.int64))
+        has = self.heads[kind.has] == 1
+        wrong = np.flatnonzero((self.heads[kind.has] | self.heads[kind.slot]) & ~1)
+        if wrong.size:
+            raise self._damaged(HEAD + self.entities[wrong[0]])
         needs = has.copy()
-        if labelled is not None:
-            needs[labelled] = True
-        owners = np.flatnonzero(needs)
-        self.labels_of = np.full(len(self.entities), -1, dtype=np.int64)
-        self.labels_of[owners] = np.arange(owners.size)
-        self._labels_owners = owners
-        self.labels: Any = np.zeros(owners.size, dtype=self.layout.labels)
-        if owners.size:
-            new_labels(self.labels)
-            stored = owners[has[owners]]
+        if more is not None:
+            needs[more] = True
+        out = SlottedRecords(kind, len(self.entities), dtype, np.flatnonzero(needs))
+        stored = np.flatnonzero(has)
+        if stored.size:
+            slots = self.heads[kind.slot][stored].tolist()
             keys = [
-                labels_key(slot, self.entities[e])
-                for e, slot in zip(stored.tolist(), self.heads["labels_slot"][stored], strict=True)
+                slotted_key(kind.letter, slot, self.entities[e])
+                for e, slot in zip(stored.tolist(), slots, strict=True)
             ]
-            values = self._migrations.labels(keys, self._get(keys, stored))
-            for e, key, value in zip(stored, keys, values, strict=True):
-                found = np.frombuffer(value or b"", self.layout.labels)[0]
-                if not 0 <= found["count"] <= found["transaction"].size:
-                    raise self._damaged(key)
-                self.labels[self.labels_of[e]] = found
-        self._old_labels = self.labels.copy()
+            values = self._migrations.slotted(kind.part, keys, self._get(keys, stored))
+            found = np.frombuffer(b"".join(v or b"" for v in values), dtype)
+            unsound = np.flatnonzero(~kind.sound(found))
+            if unsound.size:
+                raise self._damaged(keys[unsound[0]])
+            out.rows[out.row_of[stored]] = found
+        out.loaded()
+        return out
 
     def _load_memories(self, memories: Sequence[Memory]) -> None:
         """Blocks of model, size and numbers, block after block; each a multiple of eight bytes."""
@@ -343,18 +334,7 @@ class WorkingSet:
         differs = heads.view(np.int64).reshape(words) != self._before.view(np.int64).reshape(words)
         changed = np.flatnonzero(differs.any(axis=1))
         heads["chunks_from"][changed] = self._old_first[changed] // self.layout.chunk
-        archive_row = np.full(len(heads), -1, dtype=np.int64)
-        archived = self._archive_owners
-        if archived.size:
-            archived = archived[self.archives["through"] != self._old_through]
-            heads["archive_slot"][archived] ^= 1
-            archive_row[archived] = self.archive_of[archived]
-        labels_row = np.full(len(heads), -1, dtype=np.int64)
-        relabelled = self._labels_owners
-        if relabelled.size:
-            relabelled = relabelled[self.labels != self._old_labels]
-            heads["labels_slot"][relabelled] ^= 1
-            labels_row[relabelled] = self.labels_of[relabelled]
+        slotted = [each.to_write(heads) for each in self._slotted]
         packed, ends = pack_changes(
             changed,
             ByteColumn.of(self.entities),
@@ -364,10 +344,7 @@ class WorkingSet:
             self.origins,
             self._old_next,
             np.ascontiguousarray(self.heads["chunks_from"]),
-            self.archives,
-            archive_row,
-            self.labels,
-            labels_row,
+            slotted,
             self._memory.reshape(-1),
             self._memory.shape[1],
         )

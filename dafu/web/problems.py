@@ -19,10 +19,13 @@ __all__ = ["answer", "problem", "protect"]
 
 logger = logging.getLogger(__name__)
 
+_POLICY: Final = "Content-Security-Policy"
+"""Whoever answers with a document that has a style says so himself."""
+
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    _POLICY: "default-src 'none'; frame-ancestors 'none'",
     "Server": "dafu",
 }
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -72,7 +75,9 @@ def protect(application: web.Application) -> None:
 
 
 async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    for name, value in _HEADERS.items():
+        if name != _POLICY or name not in response.headers:
+            response.headers[name] = value
 
 
 @web.middleware

@@ -17,11 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from dafu import __version__
-from dafu.agents.control import ControlAgent
-from dafu.agents.labels import LabelsAgent
-from dafu.agents.merchants import MerchantsAgent
-from dafu.agents.shell import WORKER_NAME, Counters, StageAgent
-from dafu.agents.users import UsersAgent
+from dafu.agents.assembly import Agents
+from dafu.agents.serving import ServingAgent
+from dafu.agents.shell import WORKER_NAME, Counters
 from dafu.agents.watchdog import Situation
 from dafu.features.catalogue import CATALOGUE_HASH, FEATURES
 from dafu.registry import Level, Lineup, ModelRef, Role
@@ -191,7 +189,7 @@ class Reporter:
     Parameters
     ----------
     app : faust.App
-    labels, users, merchants, control : the agents
+    agents : Agents
     max_stall_s : float
         How long a committed offset may stand still while there is lag, in seconds.
     """
@@ -199,21 +197,15 @@ class Reporter:
     def __init__(
         self,
         app: Any,
-        labels: LabelsAgent,
-        users: UsersAgent,
-        merchants: MerchantsAgent,
-        control: ControlAgent,
+        agents: Agents,
         *,
         max_stall_s: float,
     ) -> None:
         self.app = app
-        self.labels = labels
-        self.users = users
-        self.merchants = merchants
-        self.control = control
+        self.agents = agents
         self.max_stall_s = max_stall_s
         self.monitor = ProgressMonitor(app)
-        self._sizes = {agent.table.name: TableSizes(agent.table) for agent in (users, merchants)}
+        self._sizes = {a.table.name: TableSizes(a.table) for a in agents.keepers}
         self._started = time.monotonic()
 
     def dead(self) -> list[str]:
@@ -273,7 +265,7 @@ class Reporter:
     async def status(self) -> Status:
         """All there is to say."""
         reasons = self.not_ready()
-        stage = self.merchants.stage
+        stage = self.agents.merchants.stage
         modes = [rule.mode for rule in stage.rules.rules]
         model = stage.model
         age = self.monitor.age_s
@@ -288,14 +280,18 @@ class Reporter:
             not reasons,
             reasons,
             _by_topic(self.app.assignor.assigned_actives()),
-            {
-                "labels": _counted(self.labels.counters),
-                "users": _counted(self.users.counters),
-                "merchants": {
-                    **_counted(self.merchants.counters),
-                    "decisions": dict(self.merchants.by_outcome),
+            {name: _counted(agent.counters) for name, agent in self.agents.by_name().items()}
+            | {
+                "users": {
+                    **_counted(self.agents.users.counters),
+                    "memberships": self.agents.users.memberships,
+                    "identifiers": dict(self.agents.users.by_identifier),
                 },
-                "control": _counted(self.control.counters),
+                "merchants": {
+                    **_counted(self.agents.merchants.counters),
+                    "decisions": dict(self.agents.merchants.by_outcome),
+                    "alerts": self.agents.merchants.alerts,
+                },
             },
             RulesStatus(
                 stage.rules.version,
@@ -308,7 +304,7 @@ class Reporter:
                 None if model is None else model.version,
                 model is None,
             ),
-            {agent.level: _level(agent) for agent in (self.users, self.merchants)},
+            {agent.level: _level(agent) for agent in (self.agents.users, self.agents.merchants)},
             FeaturesStatus(CATALOGUE_HASH, len(FEATURES)),
             {name: await sizes.status() for name, sizes in self._sizes.items()},
             ConsumerStatus(
@@ -319,7 +315,7 @@ class Reporter:
         )
 
 
-def _level(agent: StageAgent[Any]) -> LevelStatus:
+def _level(agent: ServingAgent[Any]) -> LevelStatus:
     records = agent.table.partition
     partitions = []
     for number in sorted(agent.table.records.open_partitions()):
@@ -331,7 +327,7 @@ def _level(agent: StageAgent[Any]) -> LevelStatus:
     return LevelStatus(partitions, agent.shelf.alarms(agent.level))
 
 
-def _served(agent: StageAgent[Any], role: Role, ref: ModelRef | None) -> ServedModel:
+def _served(agent: ServingAgent[Any], role: Role, ref: ModelRef | None) -> ServedModel:
     if ref is None:
         return ServedModel(role, None, None, configured=False, loaded=False)
     model = agent.shelf.held(agent.level, ref)

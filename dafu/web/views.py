@@ -3,6 +3,8 @@
 ==========================  ================================================================
 ``/v1/users/{id}``          what is remembered of a user
 ``/v1/merchants/{id}``      what is remembered of a merchant
+``/v1/rings``               the fraud rings that are open
+``/v1/rings/{id}``          one of them; with ``.svg`` behind it, as a picture
 ``/v1/status``              the worker: counters, versions, partitions, lag
 ``/v1/features``            the feature catalogue
 ``/health/live``            200 while the worker runs
@@ -17,47 +19,40 @@ read, and therefore the settings bind the server to the loopback interface by de
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from aiohttp import web
 from msgspec import Struct
 
-from dafu.agents.control import ControlAgent
-from dafu.agents.labels import LabelsAgent
-from dafu.agents.merchants import MerchantsAgent
-from dafu.agents.users import UsersAgent
+from dafu.agents.assembly import Agents
+from dafu.agents.rings import RingsAgent
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, FEATURES
 from dafu.partitioner import partitions_for
 from dafu.tables.inspect import describe_merchant, describe_user
 from dafu.tables.table import PackedTable
 from dafu.tables.working_set import PartitionRecords
+from dafu.web.holders import held_here, holders
 from dafu.web.problems import answer, problem, protect
 from dafu.web.progress import REFRESH_SECONDS
+from dafu.web.rings import ring_list, ring_picture, ring_view
 from dafu.web.status import Reporter
 
 __all__ = ["register_views"]
 
 _Describe = Callable[[PartitionRecords, bytes], Struct | None]
 _Page = Callable[..., Awaitable[web.Response]]
+_SVG: Final = ".svg"
 
 
-def register_views(
-    app: Any,
-    *,
-    labels: LabelsAgent,
-    users: UsersAgent,
-    merchants: MerchantsAgent,
-    control: ControlAgent,
-    max_stall_s: float,
-) -> Reporter:
+def register_views(app: Any, agents: Agents, *, max_stall_s: float) -> Reporter:
     """Add the views to the app's web server; call it once, before the app starts.
 
     Parameters
     ----------
     app : dafu.app.App
-    labels, users, merchants, control : the agents
+    agents : Agents
         Their tables, stages and counters are what the views read.
     max_stall_s : float
         The worker is not ready if a committed offset has not moved for longer than this, in
@@ -68,7 +63,7 @@ def register_views(
     Reporter
         What status and health are read from.
     """
-    reporter = Reporter(app, labels, users, merchants, control, max_stall_s=max_stall_s)
+    reporter = Reporter(app, agents, max_stall_s=max_stall_s)
     app.timer(REFRESH_SECONDS, traced=False)(reporter.monitor.refresh)
     protect(app.web.web_app)
 
@@ -78,11 +73,14 @@ def register_views(
 
     @page("/v1/users/{entity}", name="user")
     async def user(_view: Any, _request: web.Request, entity: str) -> web.Response:
-        return _entity(reporter, users.table, "user", entity, describe_user)
+        return _entity(reporter, agents.users.table, "user", entity, describe_user)
 
     @page("/v1/merchants/{entity}", name="merchant")
     async def merchant(_view: Any, _request: web.Request, entity: str) -> web.Response:
-        return _entity(reporter, merchants.table, "merchant", entity, describe_merchant)
+        return _entity(reporter, agents.merchants.table, "merchant", entity, describe_merchant)
+
+    if agents.rings is not None:
+        _add_rings(page, reporter, agents.rings)
 
     @page("/v1/status", name="status")
     async def status(_view: Any, _request: web.Request) -> web.Response:
@@ -103,6 +101,22 @@ def register_views(
     return reporter
 
 
+def _add_rings(
+    page: Callable[[str, str], Callable[[_Page], Any]], reporter: Reporter, agent: RingsAgent
+) -> None:
+    table, stage = agent.table, agent.stage
+
+    @page("/v1/rings", "rings")
+    async def rings(_view: Any, request: web.Request) -> web.Response:
+        return ring_list(reporter, table, stage, request)
+
+    @page("/v1/rings/{ring}", "ring")
+    async def ring(_view: Any, _request: web.Request, ring: str) -> web.Response:
+        if ring.endswith(_SVG):
+            return ring_picture(reporter, table, stage, ring.removesuffix(_SVG))
+        return ring_view(reporter, table, stage, ring)
+
+
 def _health(what: str, reasons: list[str]) -> web.Response:
     if reasons:
         return problem(503, f"not {what}: {'; '.join(reasons)}", reasons=reasons)
@@ -121,28 +135,23 @@ def _entity(
             reasons=reasons,
         )
     changelog = table.changelog_topic_name
-    here = {
-        tp.partition for tp in reporter.app.assignor.assigned_actives() if tp.topic == changelog
-    }
+    here = held_here(reporter.app, changelog)
     key = entity.encode()
     # Producers may use another partitioner than Kafka's default: look everywhere before guessing.
     for number in sorted(here.intersection(table.records.open_partitions())):
         view = describe(table.partition(number), key)
         if view is not None:
             return answer(view)
-    workers = {
-        partition: url
-        for url, topics in reporter.app.assignor.tables_metadata().items()
-        for partition in topics.get(changelog, ())
-    }
+    workers = holders(reporter.app, changelog)
     if not workers:
         return problem(503, f"no worker has been assigned a partition of {changelog}")
     partition = int(partitions_for(ByteColumn.of([key]), max(workers) + 1)[0])
     if partition in here:
         return problem(404, f"{kind} {entity!r} was never seen", partition=partition)
     url = workers.get(partition)
+    members: dict[str, Any] = {}
     if url is None:
-        where, members = "which no worker is known to hold", {}
+        where = "which no worker is known to hold"
     else:
         where = f"which {url} holds"
         location = f"{url.rstrip('/')}/v1/{kind}s/{quote(entity, safe='')}"

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("hdrh", reason="needs the bench extra")
 pytest.importorskip("psutil", reason="needs the bench extra")
 
-from bench import cpu, latency, report, throughput
+from bench import cpu, latency, report, rings, throughput
 from bench.brokers import EMBEDDED, BenchError
 from bench.load import Generator, Load
 from bench.population import EVENTS, user_changes
@@ -123,6 +123,13 @@ async def test_a_load_generator_that_was_held_up_catches_up_and_says_so() -> Non
     assert sent.late_max_ms >= 90
     assert sent.published_max_ms >= 90
     assert (time.monotonic_ns() - began) / 1e9 >= 0.299
+
+
+def test_rings_come_out_with_figures() -> None:
+    found = rings.measure(rings.Plan(links=3000, steps=60, sightings=900))
+    figures = [row[1] for table in found.tables for row in table.rows]
+    assert all(isinstance(f, Figure) and f.median > 0.0 for f in figures[:5])
+    assert found.name in report.ORDER
 
 
 def test_a_histogram_keeps_percentiles_to_three_digits() -> None:

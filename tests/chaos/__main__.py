@@ -14,9 +14,9 @@ from collections import Counter
 from pathlib import Path
 
 from dafu.broker import EmbeddedBroker
-from tests.chaos.check import Report
 from tests.chaos.faults import BREAKS
 from tests.chaos.harms import plan
+from tests.chaos.report import Report
 from tests.chaos.run import Plan, run
 from tests.kafka import ApacheKafka
 

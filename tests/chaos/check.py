@@ -1,7 +1,8 @@
 """What came of a chaos run, compared with an uninterrupted one. All differences must be none.
 
 The uninterrupted run is the stages themselves, in memory, over the logs as they are: stage one
-over each partition of `transactions`, stage two over each partition of `transactions-by-merchant`.
+over each partition of `transactions`, stage two over each partition of `transactions-by-merchant`,
+and those that find rings over theirs (`tests.chaos.rings`).
 Records that a restarted worker publishes again must have the same bytes, and count once. Of the
 tables everything is compared that can be reached from the heads; where it is kept is left out
 (`chunks_from`, `archive_slot`, which tombstones were written), because that depends on how the
@@ -13,17 +14,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 
 from dafu.features.catalogue import USER_FEATURES
 from dafu.features.state import MERCHANTS, USERS, EntityLayout
-from dafu.schema import decode_decision
-from dafu.stages.batch import FORWARD, FORWARD_MAGIC
+from dafu.schema import LABEL_RECORD, decode_decision, parse_label, parse_label_record
+from dafu.stages.batch import FORWARD, FORWARD_MAGIC, LABEL_MAGIC
+from dafu.stages.rings import JOURNAL
 from dafu.streaming import dead_letters
 from dafu.streaming.records import RecordBatch
 from dafu.tables.migrations import StateError
@@ -32,64 +33,15 @@ from dafu.tables.records import MemoryRecords
 from dafu.tables.rocksdb import RocksDBRecords
 from dafu.tables.working_set import HEAD, SourceMarks
 from tests.chaos.crew import Journal
+from tests.chaos.report import Report, compare, compare_counters
+from tests.chaos.rings import RingReference, check_rings, memberships_among, pairs
 from tests.chaos.traffic import Traffic
 from tests.integration.payments import replay, stages
 from tests.integration.worker import System
 from tests.streams import header, states
 
-EXAMPLES: Final = 4
-"""Differences of a kind that are shown."""
-_MAGIC: Final = FORWARD_MAGIC.to_bytes(4, "little")
+_MAGICS: Final = {magic.to_bytes(4, "little") for magic in (FORWARD_MAGIC, LABEL_MAGIC)}
 _LAYOUTS: Final = {"users": USERS, "merchants": MERCHANTS}
-
-
-class Report(msgspec.Struct):
-    """Numbers of differences by kind, the first of each, and what else is worth knowing."""
-
-    counts: dict[str, int] = {}
-    examples: dict[str, list[str]] = {}
-    facts: dict[str, int] = {}
-    journal: list[str] = []
-    unexpected: list[str] = []
-    """Workers that ended by themselves. They may: without a broker, or superseded."""
-    unfinished: str | None = None
-    lives: int = 0
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing differs."""
-        return self.unfinished is None and not any(self.counts.values())
-
-    def kind(self, name: str) -> None:
-        """Say that differences of this kind were looked for."""
-        self.counts.setdefault(name, 0)
-
-    def add(self, kind: str, example: str, count: int = 1) -> None:
-        """Note a difference."""
-        self.counts[kind] = self.counts.get(kind, 0) + count
-        shown = self.examples.setdefault(kind, [])
-        if len(shown) < EXAMPLES:
-            shown.append(example)
-
-    def describe(self) -> str:
-        """All of it as text."""
-        lines = ["what happened:", *(f"  {line}" for line in self.journal)]
-        if self.unexpected:
-            lines.append("workers that ended by themselves, or not as they were asked to:")
-            ends = Counter(self.unexpected)
-            lines += [f"  {count:>9,}  {text}" for text, count in ends.items()]
-        lines.append(f"{self.lives} lives of workers; facts:")
-        lines += [f"  {count:>9,}  {name}" for name, count in self.facts.items()]
-        if self.unfinished:
-            lines.append(f"NOT FINISHED: {self.unfinished[:2000]}")
-        lines.append("differences:")
-        for kind, count in self.counts.items():
-            if count:
-                lines.append(f"  {count:>9,}  {kind}")
-                lines += [f"             {e}" for e in self.examples[kind]]
-        equal = sum(not count for count in self.counts.values())
-        lines.append(f"          0  of {equal} other kinds")
-        return "\n".join(lines)
 
 
 async def check(system: System, traffic: Traffic, store: str, journal: Journal) -> Report:
@@ -100,13 +52,14 @@ async def check(system: System, traffic: Traffic, store: str, journal: Journal) 
     _input(report, traffic, transactions)
     by_merchant = await system.read(topics.transactions_by_merchant)
     letters = await system.read_flat(topics.dead_letters)
-    reference = Reference(transactions, by_merchant)
+    rings = RingReference(await system.read(topics.identifiers), await system.read(topics.links))
+    reference = Reference(transactions, by_merchant, rings)
+    await check_rings(report, rings, system, transactions)
     _forwarded(report, reference, by_merchant, journal)
     _decisions(report, reference, traffic, await system.read_flat(topics.decisions), journal)
     _dead_letters(report, reference, traffic, letters)
-    for table in _LAYOUTS:
-        found = await system.rebuilt(table)
-        expected = reference.tables[table]
+    for table, expected in (reference.tables | rings.tables).items():
+        found = (await system.rebuilt(table))[: len(expected)]
         for p, (log, wanted) in enumerate(zip(found, expected, strict=True)):
             _table(report, f"{table} changelog", f"{table}[{p}]", table, log.data, wanted.data)
         if store == "rocksdb":
@@ -117,7 +70,12 @@ async def check(system: System, traffic: Traffic, store: str, journal: Journal) 
 class Reference:
     """What the stages make of the logs without interruption."""
 
-    def __init__(self, transactions: list[list[Any]], by_merchant: list[list[Any]]) -> None:
+    def __init__(
+        self,
+        transactions: list[list[Any]],
+        by_merchant: list[list[Any]],
+        rings: RingReference,
+    ) -> None:
         users, merchants = stages()
         self.forwarded: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self.decisions: dict[str, tuple[bytes, bytes]] = {}
@@ -132,6 +90,8 @@ class Reference:
                     output.forward_keys.present(), output.forward_values.present(), strict=True
                 ):
                     self.forwarded[p, int(header(value)["offset"])] = key, value
+                rings.sightings.update(pairs(output.sightings))
+                rings.links.update(pairs(output.activities))
                 self._reject(piece, output.rejected)
                 self.duplicates += output.duplicates
                 self.rerouted += len(output.reroutes)
@@ -146,6 +106,9 @@ class Reference:
                     if name in self.decisions:
                         self.decided_twice.append(name)
                     self.decisions.setdefault(name, (key, payload))
+                rings.sightings.update(pairs(decided.sightings))
+                rings.links.update(pairs(decided.activities))
+                rings.alerts.update(pairs(decided.alerts))
                 self._reject(piece, decided.rejected)
                 self.repeats += decided.repeats
             self.tables["merchants"].append(records)
@@ -159,18 +122,24 @@ class Reference:
 
 def _input(report: Report, traffic: Traffic, transactions: list[list[Any]]) -> None:
     """Everything that was sent is on the topic once, and nothing else but what went round."""
-    log = [r for part in transactions for r in part]
+    every = [r for part in transactions for r in part]
+    recorded = {id(r): r for r in (*memberships_among(every), *labels_among(every))}
+    log = [r for r in every if id(r) not in recorded]
     round_again = [r for r in log if r.headers and r.key != b"nobody"]
-    sent = Counter((s.key, s.value) for s in traffic.records)
+    sent = Counter((s.key, s.value) for s in traffic.records if not s.label)
     there = Counter((r.key, r.value) for r in log)
     there.subtract((r.key, r.value) for r in round_again)
     report.facts |= {
         "transactions to be decided": len(traffic.good),
         "records published": len(traffic.records),
+        "labels among the transactions": len(labels_among(every)),
         "records on transactions": len(log),
         "of these under a wrong key first": len(round_again),
     }
-    _compare_counters(report, "input records", sent, there)
+    compare_counters(report, "input records", sent, there)
+    labels = {parse_label(s.value)[0] for s in traffic.records if s.label}
+    found = {parse_label_record(r.value)[0] for r in labels_among(every)}
+    compare_counters(report, "labels", Counter(labels), Counter(found))
     values = {s.value for s in traffic.records}
     report.kind("records that went round changed")
     for record in round_again:
@@ -178,14 +147,9 @@ def _input(report: Report, traffic: Traffic, transactions: list[list[Any]]) -> N
             report.add("records that went round changed", repr(record.value)[:200])
 
 
-def _compare_counters(report: Report, what: str, wanted: Counter[Any], found: Counter[Any]) -> None:
-    for kind, difference in (
-        (f"{what} missing", wanted - found),
-        (f"{what} extra", found - wanted),
-    ):
-        report.kind(kind)
-        for item, count in difference.items():
-            report.add(kind, repr(item)[:300], count)
+def labels_among(transactions: Sequence[Any]) -> list[Any]:
+    """The records of a log of transactions that are labels."""
+    return [r for r in transactions if r.value and r.value.startswith(LABEL_RECORD)]
 
 
 def _forwarded(
@@ -196,7 +160,7 @@ def _forwarded(
     differ = "forwarded repeats with other bytes"
     report.kind(differ)
     for record in (r for part in by_merchant for r in part):
-        if not record.value or record.value[:4] != _MAGIC:
+        if not record.value or record.value[:4] not in _MAGICS:
             continue
         head = header(record.value)
         at = int(head["source"]), int(head["offset"])
@@ -209,7 +173,7 @@ def _forwarded(
                 f"again {_at(record, journal)}: {_feature_difference(first.value, record.value)}",
             )
     report.facts["forwarded again"] = repeats
-    _compare(
+    compare(
         report,
         "forwarded",
         reference.forwarded,
@@ -225,27 +189,6 @@ def _at(record: Any, journal: Journal) -> str:
     place = f"{record.partition}@{record.offset} at {journal.at(record.timestamp)}"
     worker = dict(record.headers).get("dafu-worker", b"").decode()
     return f"{place} by {worker}" if worker else place
-
-
-def _compare(
-    report: Report,
-    what: str,
-    wanted: Mapping[Any, Any],
-    found: Mapping[Any, Any],
-    name: Callable[[Any], str],
-    difference: Callable[[Any, Any], str],
-) -> None:
-    for kind in (f"{what} missing", f"{what} extra", f"{what} different"):
-        report.kind(kind)
-    # In order of the reference, so that what is shown is the beginning.
-    for key in dict.fromkeys((*wanted, *found)):
-        if key not in found:
-            report.add(f"{what} missing", name(key))
-        elif key not in wanted:
-            report.add(f"{what} extra", name(key))
-        elif wanted[key] != found[key]:
-            text = difference(wanted[key], found[key])
-            report.add(f"{what} different", f"{name(key)}: {text}")
 
 
 def _feature_difference(wanted: bytes, found: bytes) -> str:
@@ -287,7 +230,7 @@ def _decisions(
         "transactions that producers sent again": reference.duplicates,
         "repeats that stage two dropped": reference.repeats,
     }
-    _compare(
+    compare(
         report,
         "decisions",
         reference.decisions,
@@ -330,7 +273,7 @@ def _dead_letters(
             report.add("dead letter repeats that differ", f"{at}: {content[0]}")
     wanted = {at: (why, r.key, r.value) for at, (why, r) in reference.rejected.items()}
     report.facts |= {"dead letters": len(found), "dead letters again": len(letters) - len(found)}
-    _compare(
+    compare(
         report,
         "dead letters",
         wanted,
@@ -339,7 +282,7 @@ def _dead_letters(
         lambda one, other: f"{one[0]} not {other[0]}",
     )
     by_reason = Counter(reason for reason, _, _ in found.values())
-    _compare_counters(report, "dead letters by reason", traffic.rejected, by_reason)
+    compare_counters(report, "dead letters by reason", traffic.rejected, by_reason)
 
 
 def _table(
@@ -351,7 +294,12 @@ def _table(
     wanted: Mapping[bytes, bytes],
 ) -> None:
     """Compare what two sets of records of one partition say of their entities."""
-    layout = _LAYOUTS[table]
+    layout = _LAYOUTS.get(table)
+    if layout is None:
+        plain, theirs = (_without_journal(records) for records in (wanted, found))
+        name = f"{what}: records"
+        compare(report, name, plain, theirs, lambda key: f"{where} {key!r}", _bytes_difference)
+        return
     for kind in (f"{what}: entities counted twice", f"{what}: entities counted short"):
         report.kind(kind)
     one, other = _states(layout, wanted), _states(layout, found)
@@ -360,7 +308,7 @@ def _table(
         kind = f"{what}: entities counted {'twice' if counts[1] > counts[0] else 'short'}"
         if counts[0] != counts[1]:
             report.add(kind, f"{where} {entity!r}: {counts[0]} not {counts[1]} transactions")
-    _compare(
+    compare(
         report,
         f"{what}: entities",
         one,
@@ -377,8 +325,17 @@ def _table(
         report.add(f"{what}: marks different", f"{where}: {shown[0]} not {shown[1]}")
 
 
+def _without_journal(records: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Records but for the journal of rings, which tells how the log was cut into batches."""
+    return {key: value for key, value in records.items() if not key.startswith(JOURNAL)}
+
+
+def _bytes_difference(wanted: bytes, found: bytes) -> str:
+    return f"{wanted[:100]!r} not {found[:100]!r}"
+
+
 State = tuple[bytes, ...]
-_DAMAGED: Final = (b"", b"", b"", b"")
+_DAMAGED: Final = (b"",) * 5
 
 
 def _states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, State]:
@@ -388,7 +345,7 @@ def _states(layout: EntityLayout, data: Mapping[bytes, bytes]) -> dict[bytes, St
         pass  # find the damaged ones
     found: dict[bytes, State] = {}
     by_entity: defaultdict[Hashable, dict[bytes, bytes]] = defaultdict(dict)
-    skip = {HEAD: 1, b"C": 9, b"A": 2, b"L": 2}
+    skip = {HEAD: 1, b"C": 9, b"A": 2, b"L": 2, b"R": 2}
     for key, value in data.items():
         by_entity[key[skip.get(key[:1], len(key)) :]][key] = value
     for own in by_entity.values():
@@ -407,10 +364,13 @@ def _state_difference(layout: EntityLayout, wanted: State, found: State) -> str:
     if found == _DAMAGED:
         return "damaged: a record that its head refers to is missing or cut short"
     one, other = _head(layout, wanted), _head(layout, found)
-    parts = [f"{n} {one[n]} not {other[n]}" for n in layout.head.names or () if one[n] != other[n]]
+    names = [n for n in layout.head.names or () if np.any(one[n] != other[n])]
+    parts = [f"{n} {one[n]} not {other[n]}" for n in names]
     parts += [
         name
-        for name, a, b in zip(("events", "archive", "labels"), wanted[1:], found[1:], strict=True)
+        for name, a, b in zip(
+            ("events", "archive", "labels", "ring"), wanted[1:], found[1:], strict=True
+        )
         if a != b
     ]
     return "; ".join(parts)

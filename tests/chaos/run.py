@@ -11,9 +11,10 @@ from typing import Final
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from tests.chaos.check import Report, check
+from tests.chaos.check import check
 from tests.chaos.crew import Crew, Journal
 from tests.chaos.harms import Doer, Harm
+from tests.chaos.report import Report
 from tests.chaos.traffic import Sent, Traffic, make_traffic
 from tests.integration.worker import System
 from tests.kafka import ApacheKafka
@@ -57,7 +58,7 @@ async def run(plan: Plan, bootstrap: str, kafka: ApacheKafka | None, directory: 
     system = System(
         bootstrap, directory, plan.partitions, DAFU_STORE=plan.store, DAFU_COMMIT_INTERVAL="0.2"
     )
-    await system.create(system.topics.transactions)
+    await system.create(system.topics.transactions, system.topics.labels)
     regular = [f"worker-{k}" for k in range(1, plan.workers + 1)]
     extra = ["extra-1", "extra-2"] if any(h.kind == "storm" for h in plan.harms) else []
     choose = random.Random(f"crew {plan.seed}")
@@ -142,7 +143,7 @@ async def _publish(
         until = min(int((time.monotonic() - began) * rate) + 1, len(records))
         waiting += [
             await producer.send(
-                system.topics.transactions,
+                system.topics.labels if sent.label else system.topics.transactions,
                 value=sent.value,
                 key=sent.key,
                 partition=sent.partition,

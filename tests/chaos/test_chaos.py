@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.check import Report
 from tests.chaos.faults import BREAKS
 from tests.chaos.harms import Harm, plan
+from tests.chaos.report import Report
 from tests.chaos.run import Plan, run
 from tests.chaos.traffic import make_traffic
 
@@ -79,7 +79,9 @@ def test_traffic_says_what_must_come_of_it() -> None:
     traffic = make_traffic(5_000, 7, 4)
     assert len(traffic.good) == 5_000
     assert set(traffic.rejected) >= {"conflicting_duplicate", "wrong_key", "not_json", "empty"}
-    again = len(traffic.records) - 5_000 - sum(traffic.rejected.values())
-    values = [s.value for s in traffic.records if s.value]
+    records = [s for s in traffic.records if not s.label]
+    assert len(traffic.records) - len(records) > 50
+    again = len(records) - 5_000 - sum(traffic.rejected.values())
+    values = [s.value for s in records if s.value]
     assert again == len(values) - len(set(values)) > 100
     assert traffic.rerouted > 20

@@ -1,4 +1,5 @@
-"""The stream of a chaos run: good transactions, and everything that producers get wrong.
+"""The stream of a chaos run: good transactions, rings among their users, labels, and everything
+that producers get wrong.
 
 A pure function of its arguments. What is to come of it is written down as it is made, so that the
 check does not depend on the logs alone.
@@ -25,17 +26,20 @@ BUSY_SHARE: Final = 0.06
 LATE, REPEATED, CONFLICTING, WRONG_KEY, GARBAGE, ASTRAY = 0.05, 0.03, 0.01, 0.01, 0.01, 0.002
 """Shares of the transactions that come late, come again, come again with another amount, under a
 wrong key, are followed by garbage, or by a record that keeps its wrong key."""
+LABELLED: Final = 0.02
+"""Share of the transactions that a label is told of, some of them before the transaction comes."""
 FAR: Final = 2000
 """Records by which something comes late, or again, at most."""
 
 
 class Sent(msgspec.Struct):
-    """One record to publish. `partition` only where the key does not say."""
+    """One record to publish. `partition` only where the key does not say; `label` if it is one."""
 
     key: bytes | None
     value: bytes | None
     partition: int | None = None
     headers: list[tuple[str, bytes]] = []
+    label: bool = False
 
 
 class Traffic(msgspec.Struct):
@@ -52,7 +56,7 @@ class Traffic(msgspec.Struct):
 
 
 def make_traffic(count: int, seed: int, partitions: int) -> Traffic:
-    """A stream with so many good transactions (and some eight per cent of other records)."""
+    """A stream with so many good transactions (and some ten per cent of other records)."""
     choose = random.Random(f"traffic {seed}")
     placed: list[tuple[float, Sent]] = []
     traffic = Traffic([], set(), Counter(), 0)
@@ -81,6 +85,15 @@ def make_traffic(count: int, seed: int, partitions: int) -> Traffic:
                 other = json.dumps({**document, "amount": document["amount"] + 1}).encode()
                 place(soon(int(at)), key, other)
                 traffic.rejected["conflicting_duplicate"] += 1
+        if choose.random() < LABELLED:
+            label = {
+                "transaction_id": name,
+                "user_id": document["user_id"],
+                "is_fraud": choose.random() < 0.8,
+                "source": "chargeback",
+                "observed_at": document["timestamp"],
+            }
+            place(soon(i) - FAR / 10, key, json.dumps(label).encode(), label=True)
         if choose.random() < GARBAGE:
             reason, make = KINDS[choose.randrange(len(KINDS))]
             place(i + 0.5, choose.choice([key, b"k%d" % i]), make(document, i))
@@ -96,7 +109,15 @@ def make_traffic(count: int, seed: int, partitions: int) -> Traffic:
 
 
 def _payments(count: int, seed: int, choose: random.Random) -> list[tuple[bytes, dict[str, Any]]]:
-    table = generate(users=max(count // 10, 50), merchants=60, days=10, seed=seed)
+    groups = max(count // 500, 2)
+    table = generate(
+        users=max(count // 10, 50),
+        merchants=60,
+        days=10,
+        seed=seed,
+        rings=groups,
+        look_alikes=groups,
+    )
     records = [r for batch in table.to_batches() for r in to_records(batch)][:count]
     assert len(records) == count, "the generator made too few payments"
     out = []

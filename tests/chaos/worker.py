@@ -26,7 +26,9 @@ from typing import Any, Final
 import aiokafka
 
 from dafu.agents.shell import StageAgent
+from dafu.stages.identifiers import IdentifierStage
 from dafu.stages.merchants import MerchantStage
+from dafu.stages.rings import RingStage
 from dafu.stages.users import UserStage
 from dafu.streaming.transport import Consumer
 from dafu.tables.rocksdb import RocksDBStore
@@ -186,8 +188,8 @@ if what := os.environ.get("CHAOS_BREAK"):
     {"ack-before-changelog": _acknowledge_before_the_changelog, "no-fence": _forget_fences}[what]()
 
 _wrap(StageAgent, "process", _around_process)
-_wrap(UserStage, "run", _around_run)
-_wrap(MerchantStage, "run", _around_run)
+for stage in (UserStage, MerchantStage, IdentifierStage, RingStage):
+    _wrap(stage, "run", _around_run)
 _wrap(PackedTable, "commit_batch", _around_commit)
 _wrap(PartitionedStore, "apply", _around_apply)
 if "apply" in RocksDBStore.__dict__:

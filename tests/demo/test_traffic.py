@@ -62,3 +62,13 @@ def test_a_cut_keeps_what_belongs_together() -> None:
     assert [len(column) for column in part] == [2] * 5
     assert part.ids == piece.ids[3:5]
     assert [json.loads(v)["transaction_id"] for v in part.values] == part.ids
+
+
+def test_rings_are_in_the_traffic_and_not_named() -> None:
+    traffic = Traffic(40, 10, 5, rings=5, look_alikes=6)
+    pieces = list(traffic.history())
+    assert "ring" in {scenario for piece in pieces for scenario in piece.scenarios}
+    values = [value for piece in pieces for value in piece.values]
+    assert not any(word in value for value in values for word in (b"ring", b"benign"))
+    users = {json.loads(value)["user_id"] for value in values}
+    assert max(users) > f"user-{40:08}"  # accounts that rings opened

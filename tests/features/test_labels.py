@@ -18,7 +18,7 @@ from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.pipeline import Pipeline
 from dafu.tables.records import MemoryRecords
-from dafu.tables.working_set import LABELS
+from dafu.tables.slotted import LABELS
 from tests.features.test_users import crash_and_run_again
 from tests.oracle import (
     DAY_MS,

@@ -15,10 +15,12 @@ from dafu.features.catalogue import USER_FEATURES, USER_INDEX
 from dafu.features.state import BUCKETS, RETAINED_MAX, RETAINED_MIN, USERS
 from dafu.stages.batch import UserOutput
 from dafu.tables.records import MemoryRecords
-from dafu.tables.working_set import ARCHIVE, CHUNK, HEAD
-from tests.oracle import DAY_MS, MS, Payment, UserOracle, Verdict, assert_features
+from dafu.tables.slotted import ARCHIVE
+from dafu.tables.working_set import CHUNK, HEAD
+from tests.oracle import DAY_MS, MS, Payment, UserOracle, assert_features
 from tests.streams import (
     START,
+    Event,
     alone,
     batches,
     choices,
@@ -92,7 +94,7 @@ def test_cuts_into_batches_do_not_matter(
 
 
 def crash_and_run_again(
-    stream: Sequence[Payment | Verdict],
+    stream: Sequence[Event],
     sizes: list[int],
     crash: int,
     kept: int,
@@ -272,7 +274,7 @@ def test_forgotten_payments_leave_no_record_and_no_error() -> None:
         chunks = [k for k, v in output.only_changes if k.startswith(CHUNK) and v is None]
         deleted += len(chunks)
     assert deleted >= (n - 120) // USERS.chunk, "chunks older than 44 days are deleted"
-    _, packed, _, _ = states(USERS, records.data)[b"u"]
+    _, packed, *_ = states(USERS, records.data)[b"u"]
     oldest = np.frombuffer(packed, USERS.event, USERS.chunk)
     assert oldest["time"].max() > times[:-1].max() - 44 * DAY_MS
     held = [k for k in records.data if k.startswith(CHUNK)]

@@ -14,20 +14,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from dafu.errors import DafuError
-from dafu.rules import compile_rules
+from dafu.rules import Rule, compile_rules
 from dafu.stages.batch import FORWARD, InputBatch
 from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
+from dafu.stages.names import RULE_NAMES
 from dafu.stages.users import UserStage
 from dafu.tables.records import MemoryRecords
-from tests.oracle import Payment
-from tests.streams import START, to_json
+from tests.oracle import Enrolment, Payment
+from tests.streams import START, Event, to_json
 
 _NUMBERS = [0, 1, -1, 2, 15, 16, 31, 383, 384, 385, 10**6, 2**31, 2**53, 2**62, 2**63 - 1, -(2**63)]
 INTERESTING = [np.int64(n).tobytes() for n in _NUMBERS] + [
     np.float64(x).tobytes() for x in (np.nan, np.inf, -np.inf, -1.0, 1e308)
 ]
 HOUR = 3_600_000
+_LARGE = Rule(id="large", condition="amount > 50", risk_score=0.95, action="block")
+"""Blocks about half of the transactions, so that they are told of and a ring is mentioned."""
 
 
 def _payment(i: int, user: str) -> Payment:
@@ -47,6 +50,12 @@ def _payment(i: int, user: str) -> Payment:
     )
 
 
+def _joins(user: str) -> Enrolment:
+    return Enrolment(
+        user_id=user, ring_id="r", time=START, size=5, shared="device \u00fc", sharers=4
+    )
+
+
 class StateFuzzer:
     """Applies transactions to damaged copies of a state with archives and closed chunks.
 
@@ -59,9 +68,11 @@ class StateFuzzer:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
         self._users = UserStage(200 * 365 * 24 * HOUR)
-        self._merchants = MerchantStage(compile_rules([], {}, {}, {}), None, Thresholds())
+        rules = compile_rules([_LARGE], {}, RULE_NAMES, {})
+        self._merchants = MerchantStage(rules, None, Thresholds())
         self.outcomes: Counter[str] = Counter()
-        history = [_payment(i, "much" if i % 40 else "little") for i in range(900)]
+        history: list[Event] = [_payment(i, "much" if i % 40 else "little") for i in range(900)]
+        history[800:800] = [_joins("much"), _joins("little")]
         users, merchants = MemoryRecords(), MemoryRecords()
         first = self._users.run(self._batch(history, 0), lambda _: users)
         users.write(first.only_changes)
@@ -76,7 +87,7 @@ class StateFuzzer:
         self._values = following.forward_values.present()
 
     @staticmethod
-    def _batch(payments: Sequence[Payment], first: int) -> InputBatch:
+    def _batch(payments: Sequence[Event], first: int) -> InputBatch:
         keys = [p.user_id.encode() for p in payments]
         return InputBatch.of(0, keys, [to_json(p) for p in payments], first)
 

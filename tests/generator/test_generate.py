@@ -326,6 +326,28 @@ def test_limit_probing_is_odd_in_its_order_alone() -> None:
     assert 0.4 < rising(online) < 0.6
 
 
+def test_a_merchant_in_collusion_charges_many_users_alike_and_far_too_much() -> None:
+    made = generate(1500, 200, 30, seed=3, scenarios=["collusive_merchant"])
+    whole = pl.from_arrow(made)
+    assert isinstance(whole, pl.DataFrame)
+    assert set(whole["fraud_scenario"].drop_nulls()) == {"collusive_merchant"}
+    assert whole["is_fraud"].mean() == pytest.approx(0.01, rel=0.02)
+    charged, genuine = (whole.filter(pl.col("is_fraud") == flag) for flag in (1, 0))
+    assert (charged["channel"] == "card_present").all()
+    usual = genuine.group_by("merchant_id").agg(pl.col("amount").mean().alias("usual"))
+    day = pl.col("timestamp").str.slice(0, 10)
+    episodes = charged.group_by("merchant_id", day).agg(
+        pl.col("user_id").n_unique().alias("users"),
+        pl.col("amount").min().alias("least"),
+        pl.col("amount").max().alias("most"),
+    )
+    known = episodes.join(usual, on="merchant_id").filter(pl.col("users") >= 10)
+    assert len(known) > 5
+    assert (known["least"] > 3 * known["usual"]).all()
+    alike = known["most"] / known["least"] < 1.07
+    assert alike.mean() > 0.8  # type: ignore[operator]
+
+
 def test_scenarios_do_not_touch_each_other() -> None:
     """The default ones by name are the default; a chosen one's fraud follows from the seed."""
     plain = digest(generate(300, 50, 10, seed=3))

@@ -36,7 +36,7 @@ async def test_a_worker_decides_as_the_stages_in_memory(bootstrap: str, tmp_path
     # A producer that got no answer sends a piece again, later even twice.
     sent = [*records[:1500], *records[1200:], *records[2000:2100]]
     expected, _ = in_memory(records)
-    system = System(bootstrap, tmp_path)
+    system = System(bootstrap, tmp_path, DAFU_RINGS="false")
     await system.create(system.topics.transactions)
     await system.publish(sent)
     with system.worker() as worker:
@@ -63,7 +63,12 @@ async def test_batches_of_one_without_a_model(bootstrap: str, tmp_path: Path) ->
     records = payments(N, seed=11)[:400]
     expected, _ = in_memory(records, cut=7, model=False)
     system = System(
-        bootstrap, tmp_path, app=BRISK, MODEL_STORAGE_PATH="none", DAFU_BATCH_RECORDS="1"
+        bootstrap,
+        tmp_path,
+        app=BRISK,
+        MODEL_STORAGE_PATH="none",
+        DAFU_BATCH_RECORDS="1",
+        DAFU_RINGS="false",
     )
     await system.create(system.topics.transactions)
     await system.publish(records)

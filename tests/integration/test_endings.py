@@ -25,7 +25,7 @@ async def test_a_consumer_that_stops_without_a_word_ends_its_worker(
     bootstrap: str, tmp_path: Path
 ) -> None:
     records = payments(N, seed=71)
-    system = System(bootstrap, tmp_path, app=PAUSED, DAFU_WATCHDOG="4")
+    system = System(bootstrap, tmp_path, app=PAUSED, DAFU_WATCHDOG="4", DAFU_RINGS="false")
     await system.create(system.topics.transactions)
     await system.publish(records)
     with system.worker(DAFU_BATCH_RECORDS="100") as worker:

@@ -66,7 +66,7 @@ async def test_a_frozen_worker_wakes_up_before_it_logs_a_batch(
     table: str, store: str, bootstrap: str, tmp_path: Path
 ) -> None:
     records = payments(N + MORE, seed=51)
-    system = System(bootstrap, tmp_path, app=BRISK, DAFU_STORE=store)
+    system = System(bootstrap, tmp_path, app=BRISK, DAFU_STORE=store, DAFU_RINGS="false")
     await system.create(system.topics.transactions)
     await system.publish(records[:N])
     first = system.worker(
@@ -98,7 +98,7 @@ async def test_a_frozen_worker_wakes_up_before_it_claims(bootstrap: str, tmp_pat
     """Its claim is the latest then. The owner reads that when the group changes once more, and
     claims anew; or it finds out when it writes, and stops."""
     records = payments(N + MORE, seed=52)
-    system = System(bootstrap, tmp_path, app=BRISK)
+    system = System(bootstrap, tmp_path, app=BRISK, DAFU_RINGS="false")
     await system.create(system.topics.transactions)
     await system.publish(records[:N])
     first, second = system.worker(FREEZING, TEST_FREEZE="users:claim"), system.worker()

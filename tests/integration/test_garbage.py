@@ -169,7 +169,7 @@ def case(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 async def drain(bootstrap: str, directory: Path) -> Case:
     records, headers, case = mixture()
-    system = System(bootstrap, directory, PARTITIONS)
+    system = System(bootstrap, directory, PARTITIONS, DAFU_RINGS="false")
     await system.create(system.topics.transactions)
     await system.publish(records, headers)
     with system.worker() as worker:

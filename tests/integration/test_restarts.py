@@ -58,7 +58,7 @@ async def check(system: System, records: Sequence[tuple[bytes, bytes]]) -> None:
 
 async def stopped_half_way(bootstrap: str, directory: Path, store: str) -> None:
     records = payments(N, seed=31)
-    system = System(bootstrap, directory, app=BRISK, DAFU_STORE=store)
+    system = System(bootstrap, directory, app=BRISK, DAFU_STORE=store, DAFU_RINGS="false")
     await system.create(system.topics.transactions)
     await system.publish(records)
     with system.worker(DAFU_BATCH_RECORDS="20") as worker:
@@ -81,7 +81,14 @@ async def killed_again_and_again(bootstrap: str, directory: Path, store: str) ->
     choose = random.Random(store)
     records = payments(N, seed=32)
     # Rare commits: every life repeats a part of the one before.
-    system = System(bootstrap, directory, app=BRISK, DAFU_STORE=store, DAFU_COMMIT_INTERVAL="0.7")
+    system = System(
+        bootstrap,
+        directory,
+        app=BRISK,
+        DAFU_STORE=store,
+        DAFU_COMMIT_INTERVAL="0.7",
+        DAFU_RINGS="false",
+    )
     await system.create(system.topics.transactions)
     await system.publish(records)
     at = 0

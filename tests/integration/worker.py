@@ -285,41 +285,49 @@ class System:
     async def committed(self, topic: str) -> dict[int, int]:
         """Committed offsets by partition, 0 where there is none."""
         async with self._consumer(group_id=self.settings.app_id) as consumer:
-            return await self._committed(consumer, topic)
+            return await self._committed(consumer, topic, self.topics.partitions)
 
     async def drained(self, *workers: Worker, within: float = DRAIN_SECONDS) -> None:
         """Wait until the group has committed the ends of all of its input topics."""
-        # In this order: what one has committed has arrived at the next.
         topics = (
             self.topics.control,
             self.topics.labels,
+            self.topics.ring_membership,
             self.topics.transactions,
             self.topics.transactions_by_merchant,
+            self.topics.identifiers,
+            self.topics.links,
         )
         async with (
             self._consumer() as reader,
             self._consumer(group_id=self.settings.app_id) as member,
         ):
 
-            async def at_its_end(topic: str) -> bool:
-                if topic not in await reader.topics():
-                    # nobody has had any yet
-                    return topic in (self.topics.control, self.topics.labels)
-                return await self._committed(member, topic) == await self._ends(reader, topic)
-
             async def done() -> bool:
-                return all([await at_its_end(topic) for topic in topics])
+                there = await reader.topics()
+                if self.topics.transactions_by_merchant not in there:
+                    return False  # the others may have had no reason to come into being
+                ends = {}
+                for topic in there.intersection(topics):
+                    ends[topic] = await self._ends(reader, topic)
+                    if await self._committed(member, topic, len(ends[topic])) != ends[topic]:
+                        return False
+                # What was committed had arrived at the next topic before: it must be counted in.
+                return ends == {topic: await self._ends(reader, topic) for topic in ends}
 
             await eventually(done, "everything committed", within, *workers)
 
-    async def _committed(self, consumer: AIOKafkaConsumer, topic: str) -> dict[int, int]:
-        numbers = range(self.topics.partitions)
+    async def _committed(
+        self, consumer: AIOKafkaConsumer, topic: str, partitions: int
+    ) -> dict[int, int]:
+        numbers = range(partitions)
         return {p: await consumer.committed(TopicPartition(topic, p)) or 0 for p in numbers}
 
     async def _ends(self, consumer: AIOKafkaConsumer, topic: str) -> dict[int, int]:
         if topic not in await consumer.topics():
             return {}
-        tps = [TopicPartition(topic, p) for p in range(self.topics.partitions)]
+        count = 1 if topic == self.topics.links else self.topics.partitions
+        tps = [TopicPartition(topic, p) for p in range(count)]
         return {tp.partition: end for tp, end in (await end_offsets(consumer, tps)).items()}
 
     @contextlib.asynccontextmanager

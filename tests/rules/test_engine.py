@@ -82,12 +82,19 @@ def test_group_risk_counts_the_rules_that_read_the_group() -> None:
         rule("amount", "amount > 1", risk_score=0.2),
         rule("both", "amount > 1 and user_count_1h > 1", risk_score=0.4),
         rule("merchant", "merchant_count_1h > 1", risk_score=0.6),
+        rule("ring", "ring_size > 2", risk_score=0.7),
         rule("none", "category == 'x'", risk_score=0.8),
     )
-    row = {"amount": 2, "user_count_1h": 2, "merchant_count_1h": 2, "category": "x"}
-    evaluation = rules.evaluate(columns_of([row, {**row, "user_count_1h": 1}]), 2)
+    row = {"ring_size": 3, "amount": 2, "user_count_1h": 2, "merchant_count_1h": 2, "category": "x"}
+    other = {**row, "user_count_1h": 1, "ring_size": 0}
+    evaluation = rules.evaluate(columns_of([row, other]), 2)
     risk = {group: values.tolist() for group, values in evaluation.group_risk.items()}
-    assert risk == {"amount": [0.4, 0.2], "behavior": [0.4, 0.0], "merchant": [0.6, 0.6]}
+    assert risk == {
+        "amount": [0.4, 0.2],
+        "behavior": [0.4, 0.0],
+        "merchant": [0.6, 0.6],
+        "network": [0.7, 0.0],
+    }
     assert evaluation.risk.tolist() == [0.8, 0.8]
 
 

@@ -19,6 +19,7 @@ NAMES: dict[str, Name] = {
     "account_age_days": Name("number", "d", "behavior"),
     "km_from_home": Name("number", "km", "behavior"),
     "speed_kmh": Name("number", "km/h", "behavior"),
+    "ring_size": Name("number", "users", "network"),
     "new_device": Name("number", "0/1", "behavior"),
     "is_known": Name("boolean"),
     "category": Name("string"),

@@ -81,7 +81,7 @@ row_values = st.tuples(
     st.sampled_from((None, "DE", 'F"R\\', "\u00fc\n")),
     st.sampled_from((0.0, 1.0, np.nan)),
     risks,
-    st.tuples(risks, risks, risks, risks),
+    st.tuples(risks, risks, risks, risks, risks),
 )
 batches = st.lists(row_values, min_size=1, max_size=12)
 Made = tuple[
@@ -93,7 +93,9 @@ Made = tuple[
     Verdicts,
     np.ndarray,
     list[np.ndarray],
+    dict[int, Reason],
 ]
+RING = Reason("ring:r", "shares \u00fc with 2 users")
 CANDIDATES: list[tuple[Role, Model]] = [("shadow", MODEL)]
 
 
@@ -124,7 +126,8 @@ def made(rows: list[Any], model: Model | None) -> Made:
     written = DecisionIds(*(_json_strings(column) for column in zip(*names, strict=True)))
     sequence = np.array([time % 3 for time in times], np.uint64)
     looking_on = [np.array(amounts) % 7 / 10]
-    return written, np.array(times), features, evaluation, scores, verdicts, sequence, looking_on
+    found = (written, np.array(times), features, evaluation, scores, verdicts, sequence, looking_on)
+    return *found, {i: RING for i, time in enumerate(times) if time % 2}
 
 
 def _json_strings(texts: tuple[str, ...]) -> ByteColumn:
@@ -141,6 +144,7 @@ def naive(
     verdicts: Verdicts,
     sequence: np.ndarray,
     looking_on: list[np.ndarray],
+    rings: dict[int, Reason],
 ) -> bytes:
     """The payload of row `i`, from its values and those of the batch."""
     names, time = row[:2]
@@ -150,6 +154,7 @@ def naive(
     by_source = {}
     hits = evaluation.hits(i)
     reasons = [Reason(f"rule:{h.rule_id}", h.text) for h in hits if h.mode == "live"]
+    reasons += [rings[i]] if i in rings else []
     if model is not None and scores is not None:
         by_source[model.name] = float(np.round(scores.risk[i], 6))
         for k, name in enumerate(model.member_names):
@@ -225,14 +230,14 @@ def test_payloads_are_encoded_decisions(model: Model | None, rows: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.001, 1.001])
 def test_what_is_no_risk_is_not_published(wrong: float) -> None:
-    row = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, wrong, (0.0, 0.0, 0.0, 0.0))
+    row = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, wrong, (0.0,) * 5)
     with pytest.raises(UnwritableValueError, match="number in millionths"):
         DecisionWriter(RULES, MODEL, THRESHOLDS, CANDIDATES).write(*made([row], MODEL))
 
 
 def test_one_compiled_kernel_whatever_the_batch_is_made_of() -> None:
-    plain = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, 0.5, (0.0, 0.1, 0.0, 0.2))
-    odd = (('"', "\0", "\u00e9"), MIN_TIMESTAMP_MS, 5e4, "DE", 1.0, 0.9, (0.0, 0.1, 0.0, 0.2))
+    plain = (("t", "u", "m"), MIN_TIMESTAMP_MS, 5.0, None, 0.0, 0.5, (0.0, 0.1, 0.0, 0.2, 0.3))
+    odd = (('"', "\0", "\u00e9"), MIN_TIMESTAMP_MS, 5e4, "DE", 1.0, 0.9, (0.0, 0.1, 0.0, 0.2, 0.3))
     fill: Any = decision_json._fill
     DecisionWriter(RULES, MODEL, THRESHOLDS, CANDIDATES).write(*made([plain], MODEL))
     compiled = len(fill.signatures)

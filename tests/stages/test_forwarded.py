@@ -18,10 +18,16 @@ PLAIN = b'{"transaction_id":"t","user_id":"u","merchant_id":"m","amount":1,"time
 NOT_PLAIN = PLAIN.replace(b'"t"', '"\u00e9"'.encode())
 
 
-def forwarded(value: bytes) -> bytearray:
-    output = user_stage().run(InputBatch.of(0, [b"u"], [value]), alone(MemoryRecords()))
-    (record,) = output.forward_values.present()
-    return bytearray(record)
+RING = (
+    b'{"ring":{"user_id":"u","ring_id":"r1","time":%d,"size":3,"risk":1,"shared":"ip x"}}' % START
+)
+
+
+def forwarded(*values: bytes) -> bytearray:
+    """What stage one forwards of the last of these."""
+    batch = InputBatch.of(0, [b"u"] * len(values), values)
+    output = user_stage().run(batch, alone(MemoryRecords()))
+    return bytearray(output.forward_values.present()[-1])
 
 
 def taken(record: bytes | bytearray) -> bool:
@@ -37,6 +43,38 @@ def taken(record: bytes | bytearray) -> bool:
 @pytest.mark.parametrize("value", [PLAIN, NOT_PLAIN], ids=["plain", "not plain"])
 def test_what_stage_one_forwards_is_taken(value: bytes) -> None:
     assert taken(forwarded(value))
+    record = forwarded(RING, value)
+    assert taken(record)
+    assert record[FORWARD.itemsize :] == b"r1ip x" + value
+
+
+@pytest.mark.parametrize("value", [PLAIN, NOT_PLAIN], ids=["plain", "not plain"])
+def test_texts_of_a_ring_that_do_not_fit_are_refused(value: bytes) -> None:
+    for ring_id, shared in ((2, 5), (2, 3), (1, 4), (41, 4), (2, 65), (0, 0), (0xFFFF, 0xFFFF)):
+        record = forwarded(RING, value)
+        header = np.frombuffer(record, FORWARD, 1)
+        header["ring_id"], header["ring_shared"] = ring_id, shared
+        assert not taken(record), (ring_id, shared)
+    record = forwarded(RING, value)
+    record[FORWARD.itemsize + 3] = 0xFF
+    assert not taken(record), "no UTF-8"
+    record = forwarded(value)
+    np.frombuffer(record, FORWARD, 1)["ring_shared"] = 64
+    assert not taken(record[: FORWARD.itemsize + 64]), "nothing is left for the transaction"
+    assert not taken(record[: FORWARD.itemsize + 63])
+
+
+def test_a_label_with_texts_of_a_ring_is_refused() -> None:
+    label = b'{"label":{"transaction_id":"t","user_id":"u","is_fraud":true,"source":"analyst",'
+    label += b'"observed_at":%d}}' % START
+    record = forwarded(PLAIN, label)
+    assert len(record) == FORWARD.itemsize
+    key = bytes(8)
+    for lengths, sound in (((0, 0), True), ((1, 0), False), ((0, 5), False)):
+        header = np.frombuffer(record, FORWARD, 1)
+        header["ring_id"], header["ring_shared"] = lengths
+        rows, _, _ = unpack(InputBatch.of(0, [key], [bytes(record)]))
+        assert bool(len(rows)) is sound
 
 
 @pytest.mark.parametrize(

@@ -41,5 +41,14 @@ def test_several_fields_are_what_each_is(documents: Mapping[int, Any]) -> None:
     assert [values[2] for values in found] == ["id3", "FR", "EUR"]
 
 
+@pytest.mark.parametrize("documents", [{}, {1: DOCUMENT}], ids=["plain", "one decoded"])
+def test_a_part_has_the_texts_of_its_records(documents: Mapping[int, Any]) -> None:
+    rows = np.array([2, 1])
+    whole, part = texts(documents), texts(documents).part(rows)
+    for name in (A, B, C):
+        assert part.utf8(name).tolist() == whole.utf8(name).take(rows).tolist()
+    assert part.strings([A, C])[0] == [whole.utf8(A).strings()[i] for i in (2, 1)]
+
+
 def test_no_field_is_no_list() -> None:
     assert texts({}).strings([]) == []

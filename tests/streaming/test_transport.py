@@ -366,7 +366,7 @@ async def test_a_failed_send_stops_the_worker_and_loses_nothing(
     document = {**json.loads(value), "attributes": "x" * NARROW_LARGEST}
     records[600] = key, json.dumps(document).encode()
     expected, _ = in_memory(records)
-    system = System(bootstrap, tmp_path, app=BRISK, DAFU_BATCH_RECORDS="50")
+    system = System(bootstrap, tmp_path, app=BRISK, DAFU_BATCH_RECORDS="50", DAFU_RINGS="false")
     await system.create(system.topics.transactions)
     await system.publish(records)
     with system.worker(NARROW) as worker:

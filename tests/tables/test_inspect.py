@@ -11,10 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from xxhash import xxh64_intdigest
 
 from dafu.features.catalogue import DAY, DISTINCT_WINDOWS, HOUR, INDEX, MINUTE, WINDOWS
 from dafu.features.state import BUCKETS, RETAINED_MAX, RETAINED_MIN, SCHEMA_VERSION, USER_SLOTS
+from dafu.rings.membership import encode_membership
+from dafu.rings.records import Membership
 from dafu.rules import compile_rules
 from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
@@ -312,6 +315,26 @@ def test_a_user_without_places_has_no_home() -> None:
     view = user_view(pipeline, "ann")
     assert view.home is None
     assert view.last_place is None
+
+
+def test_the_ring_that_a_user_is_in() -> None:
+    pipeline = new_pipeline()
+    run(pipeline, [payment(0, "ann", START)])
+    assert user_view(pipeline, "ann").ring is None
+    told = Membership("ann", "ring-1", START + DAY, 4, 0.75, 2, 1, "device \u00fc", 3)
+    later = replace(told, time=START + 2 * DAY, size=5)
+    left = replace(told, time=START + 3 * DAY, size=0)
+    for membership in (told, later):
+        pipeline.run([b"ann"], [encode_membership(membership)])
+    view = user_view(pipeline, "ann")
+    assert msgspec.to_builtins(view.ring) == {
+        "ring_id": "ring-1", "time": iso(START + 2 * DAY), "joined": iso(START + DAY),
+        "size": 5, "risk": 0.75, "blocked": 2, "frauds": 1, "shared": "device \u00fc", "sharers": 3,
+    }  # fmt: skip
+    assert view.state.records == 3, "head, and the ring in both slots"
+    assert view.state.bytes == stored_bytes(pipeline.user_records)
+    pipeline.run([b"ann"], [encode_membership(left)])
+    assert user_view(pipeline, "ann").ring is None
 
 
 @pytest.mark.parametrize(("last", "listed"), [(0, 0), (1, 1), (20, 20), (100, 30)])

@@ -35,7 +35,8 @@ from dafu.tables.migrations import (
     present_marks,
 )
 from dafu.tables.records import MemoryRecords
-from dafu.tables.working_set import ARCHIVE, CHUNK, HEAD, SourceMarks, blank_head
+from dafu.tables.slotted import ARCHIVE
+from dafu.tables.working_set import CHUNK, HEAD, SourceMarks, blank_head
 from tests import streams
 from tests.oracle import DAY_MS, Payment
 
@@ -380,15 +381,15 @@ def test_closed_chunks_are_told_by_their_length(
 
 def test_an_unchanged_record_gets_the_present_number() -> None:
     old: list[bytes | None] = [q(1, 7), q(2, 8), q(3, 9)]
-    for read in (CHAIN.archives, CHAIN.labels):
-        assert read([b"A\0a"] * 3, old) == [q(3, 7), q(3, 8), q(3, 9)]
+    for part in ("archive", "labels"):
+        assert CHAIN.slotted(part, [b"A\0a"] * 3, old) == [q(3, 7), q(3, 8), q(3, 9)]
 
 
 @pytest.mark.parametrize("number", [0, -1, 4, 2**40])
 def test_unknown_versions_are_refused_by_name(number: int) -> None:
     for refused in (
         lambda: CHAIN.heads([b"ok", b"ada"], [q(3, 1, 1), q(number, 1, 1)]),
-        lambda: CHAIN.archives([b"A\0ada"], [q(number, 7)]),
+        lambda: CHAIN.slotted("archive", [b"A\0ada"], [q(number, 7)]),
         lambda: present_marks(q(number, 5, 0), [OldMarks(1), OldMarks(2)], 3),
     ):
         with pytest.raises(StateError) as error:
@@ -410,7 +411,7 @@ def test_an_old_record_cut_short_is_damaged(kept: int) -> None:
         with pytest.raises(StateError, match="missing or damaged"):
             CHAIN.heads([b"a"], [whole[:kept]])
     with pytest.raises(StateError, match="missing or damaged"):
-        CHAIN.archives([b"A\0a"], [q(2, 7)[: min(kept, 15)]])
+        CHAIN.slotted("archive", [b"A\0a"], [q(2, 7)[: min(kept, 15)]])
     with pytest.raises(StateError, match="missing or damaged"):
         CHAIN.chunks([b"C"], [bytes(24)[: min(kept, 23)]])
 
@@ -419,7 +420,7 @@ def test_chunks_and_archives_that_are_missing_are_damaged() -> None:
     with pytest.raises(StateError, match="missing"):
         CHAIN.chunks([b"C", b"C"], [bytes(48), None])
     with pytest.raises(StateError, match="missing"):
-        CHAIN.archives([b"A\0a", b"A\0b"], [q(3, 1), None])
+        CHAIN.slotted("archive", [b"A\0a", b"A\0b"], [q(3, 1), None])
 
 
 @pytest.mark.parametrize(
@@ -477,16 +478,53 @@ def test_version_1_had_no_labels_no_routes_and_no_delayed_counts() -> None:
     (new,) = shipped.heads([b"ann"], [head + place + event])
     size = USERS.head.itemsize
     (got,) = np.frombuffer((new or b"")[:size], USERS.head)
-    assert (got["schema"], got["fence"], got["total_count"], got["labelled"]) == (2, 41, 1, 0)
+    assert (got["schema"], got["fence"], got["total_count"], got["labelled"]) == (3, 41, 1, 0)
     (got,) = np.frombuffer((new or b"")[size:], USERS.event)
     assert (got["transaction"], got["merchant"], got["route"]) == (11, 13, -1)
     (chunk,) = shipped.chunks([b"C"], [event * USERS.chunk])
     assert (np.frombuffer(chunk or b"", USERS.event)["route"] == -1).all()
     old_archive = q(1, 5) + bytes(8 * (4 * 6 * 49 + 4 * 128))
-    (archive,) = shipped.archives([b"A\0ann"], [old_archive])
+    (archive,) = shipped.slotted("archive", [b"A\0ann"], [old_archive])
     (got,) = np.frombuffer(archive or b"", USERS.archive)
     assert got["through"] == 5
     assert (got["delayed_bucket"] == NEVER).all()
+
+
+def test_version_2_had_no_rings_and_nobody_was_announced() -> None:
+    counters = q(2, 41, 0, 1, NEVER, 0, 0, 0, 7, 9, 1, 1, 1, 0)
+    place = q(5) + np.array([1.5, 2.5]).tobytes() + q(3) + bytes(3 * 8)
+    event = q(11, 9, 0, 13, 0, 0, 0, 17)
+    shipped = Migrations(USERS, module.OLD_USERS)
+    (new,) = shipped.heads([b"ann"], [counters + place + event])
+    size = USERS.head.itemsize
+    (got,) = np.frombuffer((new or b"")[:size], USERS.head)
+    assert (got["schema"], got["fence"], got["labelled"], got["labels_slot"]) == (3, 41, 1, 1)
+    assert (got["place_lat"], got["places"]) == (1.5, 3)
+    assert (got["ringed"], got["announced"].any(), got["announced_count"]) == (0, False, 0)
+    assert got["announced_day"] == NEVER
+    assert (new or b"")[size:] == event, "events are as they were"
+    (labels,) = shipped.slotted("labels", [b"L\0ann"], [q(2, 1) + bytes(8 * (1 + 5 * 32))])
+    assert labels == q(3, 1) + bytes(8 * (1 + 5 * 32))
+    with pytest.raises(StateError, match="damaged"):
+        shipped.slotted("ring", [b"R\0ann"], [q(2)])
+    (merchant,) = Migrations(MERCHANTS, module.OLD_MERCHANTS).heads([b"m"], [counters])
+    (got,) = np.frombuffer(merchant or b"", MERCHANTS.head)
+    assert (got["schema"], got["fence"], got["labelled"], got["memory"]) == (3, 41, 1, 0)
+
+
+def test_version_2_knew_neither_what_is_usual_at_a_merchant_nor_bursts() -> None:
+    event = q(9, 0, 13)
+    counters = q(2, 41, 0, 1, NEVER, 0, 0, 0, 7, 9, 1, 0, 0, 0)
+    shipped = Migrations(MERCHANTS, module.OLD_MERCHANTS)
+    (new,) = shipped.heads([b"shop"], [counters + event])
+    present = blank_head(MERCHANTS)
+    assert new is not None and new[len(present) :] == event
+    (got,), (blank,) = (np.frombuffer(v[: len(present)], MERCHANTS.head) for v in (new, present))
+    assert (got["schema"], got["fence"], got["total_count"]) == (3, 41, 1)
+    since = [n for n in MERCHANTS.head.names or () if n.startswith(("usual", "peak", "hour"))]
+    since += [n for n in MERCHANTS.head.names or () if n.startswith("burst")]
+    assert len(since) == 17
+    assert all(got[name] == blank[name] == 0 for name in since)
 
 
 def test_the_shipped_versions_lead_up_to_the_present_layouts() -> None:

@@ -73,7 +73,7 @@ def test_another_schema_version_is_refused() -> None:
     key, value = SourceMarks(-1, np.zeros(2, np.int64)).changes()[0]
     assert value is not None
     records.write([(key, (SCHEMA_VERSION + 1).to_bytes(8, "little") + value[8:])])
-    with pytest.raises(StateError, match="source marks has schema version 3"):
+    with pytest.raises(StateError, match="source marks has schema version 4"):
         SourceMarks.load(records)
 
 

@@ -21,14 +21,13 @@ from dafu.features.state import (
 from dafu.tables.changes import Changes
 from dafu.tables.migrations import StateError
 from dafu.tables.records import MemoryRecords
+from dafu.tables.slotted import ARCHIVE, RING, slotted_key
 from dafu.tables.working_set import (
-    ARCHIVE,
     CHUNK,
     HEAD,
     Memory,
     Share,
     WorkingSet,
-    archive_key,
     blank_head,
     chunk_key,
 )
@@ -157,13 +156,64 @@ def test_an_archive_alternates_between_two_records(layout: EntityLayout) -> None
         changes = changes_of(state)
         assert changes == changes_of(state), "asking twice changes nothing"
         archives = [k for k, _ in changes if k.startswith(ARCHIVE)]
-        assert archives == [archive_key(slot, b"b")]
+        assert archives == [slotted_key(ARCHIVE, slot, b"b")]
         records.write(changes)
         state = load(layout, records, (b"b", 1))
         assert state.archives[0]["count"][0, 0] == turn
         append(state, 0, 1)
         records.write(changes_of(state))
         assert not any(k.startswith(ARCHIVE) for k, _ in changes_of(state)), "unchanged, unwritten"
+
+
+def test_a_ring_alternates_between_two_records_of_a_user() -> None:
+    records = MemoryRecords()
+    for turn, slot in enumerate((1, 0, 1), start=1):
+        enrolled = np.array([1])
+        share = Share(records, [b"a", b"b"])
+        state = WorkingSet(USERS, [share], np.ones(2, np.int64), enrolled=enrolled)
+        assert state.ring_of.tolist() == [-1, 0], "only who is in a ring has a record"
+        state.heads["ringed"][1] = 1
+        state.heads["fence"][1] = turn
+        state.rings[0]["size"] = turn
+        changes = changes_of(state)
+        assert changes == changes_of(state), "asking twice changes nothing"
+        assert [k for k, _ in changes] == [slotted_key(RING, slot, b"b"), HEAD + b"b"]
+        records.write(changes)
+        state = load(USERS, records, (b"b", 1))
+        assert state.rings["size"].tolist() == [turn]
+        append(state, 0, 1)
+        assert [k for k, _ in changes_of(state)] == [HEAD + b"b"], "unchanged, unwritten"
+    assert load(MERCHANTS, records, (b"m", 1)).ring_of.tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("size", -1), ("blocked", 2**60), ("risk", np.nan), ("risk", 1.5), ("shared", 0xFF)],
+)
+def test_a_ring_that_can_not_be_true_is_damaged(field: str, value: float) -> None:
+    records = MemoryRecords()
+    share = Share(records, [b"u"])
+    state = WorkingSet(USERS, [share], np.ones(1, np.int64), enrolled=np.array([0]))
+    state.heads["ringed"] = 1
+    state.heads["fence"] = 0
+    state.rings["size"] = 3
+    records.write(changes_of(state))
+    key = slotted_key(RING, 1, b"u")
+    ring = np.frombuffer(records.data[key], USERS.ring).copy()
+    ring[field] = value
+    records.data[key] = ring.tobytes()
+    with pytest.raises(StateError, match="damaged"):
+        load(USERS, records, (b"u", 1))
+
+
+@pytest.mark.parametrize("field", ["archived", "labels_slot", "ringed", "ring_slot"])
+def test_a_slot_that_there_is_not_is_damaged(field: str) -> None:
+    head = np.frombuffer(blank_head(USERS), USERS.head).copy()
+    head[field] = 2
+    records = MemoryRecords()
+    records.data[b"Hu"] = head.tobytes()
+    with pytest.raises(StateError, match="damaged"):
+        load(USERS, records, (b"u", 1))
 
 
 @settings(max_examples=60, deadline=None)
@@ -233,9 +283,9 @@ def test_another_schema_version_is_refused_by_name(layout: EntityLayout) -> None
     head = bytearray(blank_head(layout))
     head[:8] = (SCHEMA_VERSION + 1).to_bytes(8, "little")
     records.data = {b"Hnew": bytes(head) + b"whatever", b"Hold": blank_head(layout)}
-    with pytest.raises(StateError, match=rf"{layout.kind} b'new' has schema version 3") as error:
+    with pytest.raises(StateError, match=rf"{layout.kind} b'new' has schema version 4") as error:
         load(layout, records, (b"old", 1), (b"new", 1))
-    assert "reads versions 1 to 2" in str(error.value)
+    assert "reads versions 1 to 3" in str(error.value)
 
 
 def written(layout: EntityLayout) -> tuple[MemoryRecords, Changes]:

@@ -15,11 +15,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from faust.assignor.client_assignment import ClientAssignment, ClientMetadata
 from yarl import URL
 
-from dafu.agents.control import ControlAgent
-from dafu.agents.labels import LabelsAgent
-from dafu.agents.merchants import MerchantsAgent
-from dafu.agents.shelf import Shelf
-from dafu.agents.users import UsersAgent
+from dafu.agents.assembly import add_agents
 from dafu.broker import free_port
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, DAY
@@ -87,47 +83,11 @@ class Worker:
             web=Web(port=free_port()),
         )
         self.app = app_class(settings)
-        shelf = Shelf({"scoring": None, "sequence": None})
-        self.users = UsersAgent(
-            UserStage(DAY),
-            self.app.packed_table("users"),
-            self.app.batch_sender,
-            shelf,
-            topic=self.app.bytes_topic("by-merchant"),
-            dead_letters=self.app.bytes_topic("dead"),
-        )
         rules = compile_rules(RULES, {}, RULE_NAMES, ALIASES)
-        self.merchants = MerchantsAgent(
-            MerchantStage(rules, None, Thresholds()),
-            self.app.packed_table("merchants"),
-            self.app.batch_sender,
-            shelf,
-            topic=self.app.bytes_topic("decisions"),
-            dead_letters=self.app.bytes_topic("dead"),
-        )
-        self.labels = LabelsAgent(
-            self.app.batch_sender,
-            topic=self.app.bytes_topic("transactions"),
-            dead_letters=self.app.bytes_topic("dead"),
-        )
-        self.control = ControlAgent(
-            self.app.packed_table("models"),
-            self.app.batch_sender,
-            shelf,
-            logs={
-                "scoring": self.app.bytes_topic("by-merchant"),
-                "sequence": self.app.bytes_topic("transactions"),
-            },
-            dead_letters=self.app.bytes_topic("dead"),
-        )
-        self.reporter = register_views(
-            self.app,
-            labels=self.labels,
-            users=self.users,
-            merchants=self.merchants,
-            control=self.control,
-            max_stall_s=30.0,
-        )
+        stages = UserStage(DAY), MerchantStage(rules, None, Thresholds())
+        self.agents = add_agents(self.app, *stages)
+        self.users, self.merchants = self.agents.users, self.agents.merchants
+        self.reporter = register_views(self.app, self.agents, max_stall_s=30.0)
         self.base = f"http://127.0.0.1:{settings.web.port}"
         self._session: aiohttp.ClientSession | None = None
         self._offset = 0
@@ -140,7 +100,7 @@ class Worker:
     async def stop(self) -> None:
         assert self._session is not None
         await self._session.close()
-        for agent in (self.users, self.merchants):
+        for agent in self.agents.keepers:
             agent.table.records.reset_state()
         await self.app.web.stop_server()
 
@@ -201,7 +161,7 @@ class Worker:
             second = self.merchants.stage.run(self._batch(at, key, value), table.partition)
             table.records.apply(at, second.only_changes, Position(self._offset))
 
-    def records(self, agent: UsersAgent | MerchantsAgent, partition: int) -> dict[bytes, bytes]:
+    def records(self, agent: Any, partition: int) -> dict[bytes, bytes]:
         """The raw records of a partition of the agent's table."""
         records = agent.table.partition(partition)
         assert isinstance(records, MemoryRecords)

@@ -323,6 +323,8 @@ async def test_these_pages_and_no_others_are_served(worker: Worker) -> None:
         "/",  # Faust's own
         "/v1/users/{entity}",
         "/v1/merchants/{entity}",
+        "/v1/rings",
+        "/v1/rings/{ring}",
         "/v1/status",
         "/v1/features",
         "/health/live",

@@ -1,36 +1,67 @@
-"""The labels agent: labels in, the same labels among the transactions out.
+"""The agents that write into the log of the transactions what became known of users elsewhere:
+labels, and memberships in fraud rings.
 
 A topic orders the records of a partition and nothing between topics. If stage one read labels
 beside transactions, reading both again could mix them in another way, and a decision could come
 out different. So labels are written into the log of the transactions first, where they have one
-place for good. Writing one twice, after a crash, does no harm: the second says nothing new.
+place for good, and so are memberships. Writing one twice, after a crash, does no harm: the second
+says nothing new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from dafu.agents.shell import Counters, SenderSource, consume, input_batch, send_dead_letters
 from dafu.columns import ByteColumn
+from dafu.rings.membership import encode_membership, parse_membership
 from dafu.schema import InvalidRecordError, encode_label, parse_label
 from dafu.stages.batch import Rejected
 from dafu.streaming.records import RecordBatch
 
 
-class LabelsAgent:
-    """Checks labels and writes them to the transactions, keyed by user.
+class Admitted(NamedTuple):
+    """A record as it stands among the transactions."""
+
+    key: bytes
+    value: bytes
+
+
+Admit = Callable[[bytes | None], Admitted]
+"""Checks what came on a topic; raises InvalidRecordError for what can not be read."""
+
+
+def admit_label(raw: bytes | None) -> Admitted:
+    """A label from the labels topic."""
+    label, _ = parse_label(raw)
+    return Admitted(label.user_id.encode(), encode_label(label))
+
+
+def admit_membership(raw: bytes | None) -> Admitted:
+    """A membership in a ring, from the topic of those."""
+    membership = parse_membership(raw)
+    return Admitted(membership.user_id.encode(), encode_membership(membership))
+
+
+class RecorderAgent:
+    """Checks the records of a topic and writes them to the transactions, keyed by user.
 
     Parameters
     ----------
     sender : callable
         The worker's sender.
+    admit : callable
+        `admit_label` or `admit_membership`, as the topic has it.
     topic, dead_letters : Faust topics
-        The transactions, and where labels go that can not be read.
+        The transactions, and where records go that can not be read.
     """
 
-    def __init__(self, sender: SenderSource, *, topic: Any, dead_letters: Any) -> None:
+    def __init__(
+        self, sender: SenderSource, admit: Admit, *, topic: Any, dead_letters: Any
+    ) -> None:
         self.sender = sender
+        self.admit = admit
         self.topic: str = topic.get_topic_name()
         self.dead_letter_topic: str = dead_letters.get_topic_name()
         self.counters = Counters()
@@ -43,19 +74,19 @@ class LabelsAgent:
         await consume(stream, self.process, stream.app.settings.batch_records)
 
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
-        """Check chunks of the labels topic and send on what is good."""
+        """Check chunks of the topic and send on what is good."""
         batch = input_batch(chunks)
         keys: list[bytes] = []
         values: list[bytes] = []
         rejected: list[Rejected] = []
         for i in range(len(batch)):
             try:
-                label, _ = parse_label(batch.values[i])
+                key, value = self.admit(batch.values[i])
             except InvalidRecordError as exc:
                 rejected.append(Rejected(i, exc.reason, exc.detail))
                 continue
-            keys.append(label.user_id.encode())
-            values.append(encode_label(label))
+            keys.append(key)
+            values.append(value)
         sender = self.sender()
         if values:
             await sender.send(self.topic, ByteColumn.of(keys), ByteColumn.of(values))

@@ -1,0 +1,164 @@
+"""The worker's agents, each with its stage, its table and its topics.
+
+====================  ============================  ==========================================
+agent                 reads                         writes
+====================  ============================  ==========================================
+``labels``            ``labels``                    ``transactions``
+``memberships``       ``ring-membership``           ``transactions``
+``control``           ``control``                   ``transactions``, ``...-by-merchant``
+``users``             ``transactions``              ``...-by-merchant``, ``identifiers``, ``links``
+``merchants``         ``transactions-by-merchant``  ``decisions``, ``identifiers``, ``links``,
+                                                    ``fraud-rings``
+``identifiers``       ``identifiers``               ``links``
+``rings``             ``links``                     ``fraud-rings``, ``ring-membership``
+====================  ============================  ==========================================
+
+All of them write what they can not use to ``dead-letters``. Without a search for rings there are
+neither the last two agents nor the one for memberships, and nobody writes to their topics.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from dafu.agents.control import ControlAgent
+from dafu.agents.identifiers import IdentifiersAgent
+from dafu.agents.merchants import MerchantsAgent
+from dafu.agents.recorder import Admit, RecorderAgent, admit_label, admit_membership
+from dafu.agents.rings import RingsAgent
+from dafu.agents.shelf import Shelf
+from dafu.agents.shell import RingTopics, StageAgent
+from dafu.agents.users import UsersAgent
+from dafu.settings import Settings
+from dafu.stages.identifiers import IdentifierStage
+from dafu.stages.merchants import MerchantStage
+from dafu.stages.rings import RingStage
+from dafu.stages.users import UserStage
+from dafu.streaming.sender import BatchSender
+from dafu.tables.table import PackedTable
+
+__all__ = ["Agents", "add_agents"]
+
+
+class Agents(NamedTuple):
+    """All agents of a worker; the last three are None where nobody looks for rings."""
+
+    labels: RecorderAgent
+    control: ControlAgent
+    users: UsersAgent
+    merchants: MerchantsAgent
+    memberships: RecorderAgent | None
+    identifiers: IdentifiersAgent | None
+    rings: RingsAgent | None
+
+    @property
+    def keepers(self) -> list[StageAgent[Any]]:
+        """Those that keep state of users, merchants, identifiers or rings."""
+        stages = (self.users, self.merchants, self.identifiers, self.rings)
+        return [agent for agent in stages if agent is not None]
+
+    def by_name(self) -> dict[str, Any]:
+        """Those that there are."""
+        named = zip(self._fields, self, strict=True)
+        return {name: agent for name, agent in named if agent is not None}
+
+
+class Host(Protocol):
+    """What agents need of the app."""
+
+    settings: Settings
+
+    def bytes_topic(self, name: str) -> Any:
+        """A topic of raw records."""
+        ...
+
+    def packed_table(self, name: str, partitions: int | None = None) -> PackedTable:
+        """A changelogged table of packed records."""
+        ...
+
+    def batch_sender(self) -> BatchSender:
+        """The worker's sender, once the producer has started."""
+        ...
+
+    def agent(self, channel: Any, *, name: str) -> Any:
+        """Faust's decorator."""
+        ...
+
+
+def add_agents(app: Host, users: UserStage, merchants: MerchantStage) -> Agents:
+    """Give the app its agents; these stages have the models that the worker is configured with."""
+    topics, sender = app.settings.topics, app.batch_sender
+    transactions = app.bytes_topic(topics.transactions)
+    by_merchant = app.bytes_topic(topics.transactions_by_merchant)
+    identifiers = app.bytes_topic(topics.identifiers)
+    links = app.bytes_topic(topics.links)
+    alerts = app.bytes_topic(topics.fraud_rings)
+    membership = app.bytes_topic(topics.ring_membership)
+    dead_letters = app.bytes_topic(topics.dead_letters)
+    shelf = Shelf({"scoring": merchants.model, "sequence": users.sequence})
+    looking = app.settings.rings.enabled
+    rings = RingTopics(identifiers, links, alerts) if looking else None
+
+    def recorder(admit: Admit) -> RecorderAgent:
+        return RecorderAgent(sender, admit, topic=transactions, dead_letters=dead_letters)
+
+    agents = Agents(
+        labels=recorder(admit_label),
+        control=ControlAgent(
+            app.packed_table("models"),
+            sender,
+            shelf,
+            logs={"scoring": by_merchant, "sequence": transactions},
+            dead_letters=dead_letters,
+        ),
+        users=UsersAgent(
+            users,
+            app.packed_table("users"),
+            sender,
+            shelf,
+            forwarded=by_merchant,
+            rings=rings,
+            dead_letters=dead_letters,
+        ),
+        merchants=MerchantsAgent(
+            merchants,
+            app.packed_table("merchants"),
+            sender,
+            shelf,
+            decisions=app.bytes_topic(topics.decisions),
+            rings=rings,
+            dead_letters=dead_letters,
+        ),
+        memberships=recorder(admit_membership) if looking else None,
+        identifiers=IdentifiersAgent(
+            IdentifierStage(),
+            app.packed_table("identifiers"),
+            sender,
+            links=links,
+            dead_letters=dead_letters,
+        )
+        if looking
+        else None,
+        rings=RingsAgent(
+            RingStage(),
+            app.packed_table("rings", partitions=1),
+            sender,
+            alerts=alerts,
+            memberships=membership,
+            dead_letters=dead_letters,
+        )
+        if looking
+        else None,
+    )
+    sources = {
+        "labels": app.bytes_topic(topics.labels),
+        "control": app.bytes_topic(topics.control),
+        "users": transactions,
+        "merchants": by_merchant,
+        "memberships": membership,
+        "identifiers": identifiers,
+        "rings": links,
+    }
+    for name, agent in agents.by_name().items():
+        app.agent(sources[name], name=name)(agent.run)
+    return agents

@@ -1,0 +1,59 @@
+"""The rings agent: links in, alerts of rings and who belongs to them out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dafu.agents.shell import SenderSource, Sending, StageAgent, send_messages
+from dafu.stages.batch import InputBatch
+from dafu.stages.rings import RingOutput, RingStage
+from dafu.streaming.sender import BatchSender
+from dafu.tables.table import PackedTable
+
+
+class RingsAgent(StageAgent[RingOutput]):
+    """Runs the stage that finds rings, on a topic of one partition.
+
+    Parameters
+    ----------
+    stage, table, sender, dead_letters
+        See `StageAgent`.
+    alerts : Faust topic
+        Where it goes what becomes of rings.
+    memberships : Faust topic
+        Where it goes which ring a user belongs to.
+    """
+
+    stage: RingStage
+
+    def __init__(
+        self,
+        stage: RingStage,
+        table: PackedTable,
+        sender: SenderSource,
+        *,
+        alerts: Any,
+        memberships: Any,
+        dead_letters: Any,
+    ) -> None:
+        outputs = (alerts, memberships)
+        super().__init__(stage, table, sender, outputs=outputs, dead_letters=dead_letters)
+        self._topics: tuple[str, str] = tuple(t.get_topic_name() for t in outputs)
+
+    def publish(
+        self,
+        sender: BatchSender,
+        source: str,  # noqa: ARG002
+        batch: InputBatch,  # noqa: ARG002
+        output: RingOutput,
+    ) -> list[Sending]:
+        """Publish alerts and memberships."""
+        alerts, memberships = self._topics
+        return [
+            *send_messages(sender, alerts, output.alerts),
+            *send_messages(sender, memberships, output.memberships),
+        ]
+
+    def count(self, output: RingOutput) -> None:
+        """Count what a batch came to."""
+        self.counters.outputs += len(output.alerts.keys)

@@ -1,0 +1,358 @@
+"""The kernel that takes a component apart and scores the parts: `dafu.rings.scoring` says how.
+
+A component is looked at whenever something about one of its users changes, so this has to be
+quick. Sums run in the order of users' numbers, which is that of their names.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dafu.kernel import kernel
+from dafu.rings.identifiers import CAPACITY, DAY_MS, WINDOW_MS
+from dafu.rings.records import KINDS
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+
+MIN_MEMBERS: Final = 3
+LEVELS: Final = (0.7, 0.5, 0.35, 0.25, 0.15, 0.08)
+"""Evidence at which a component is cut into candidates."""
+
+SOON_MS: Final = DAY_MS // 2
+"""Users who came to something this long after each other came together, about."""
+
+YOUNG_MS: Final = 10 * DAY_MS
+"""An account that is this old when it joins is no new one any more, about."""
+
+START_MS: Final = 7 * DAY_MS
+"""Who was there this soon after the log began may have been there long before."""
+
+UNKNOWN: Final = 0.1
+"""What `youth` and `novelty` are taken for where the log does not reach back far enough."""
+
+WEIGHTS: Final[dict[str, float]] = {
+    "things": 2.5,
+    "size": 1.2,
+    "place": -1.5,
+    "household": -2.0,
+    "pairs": -1.5,
+    "kinds": 0.3,
+    "density": 0.3,
+    "synchrony": 2.4,
+    "youth": 1.2,
+    "novelty": 1.6,
+    "beyond": 0.6,
+    "velocity": 0.5,
+    "known": 3.0,
+}
+"""Log-odds of each part at its fullest.
+
+* `things`: members are tied by what one holds in hand: devices, cards, mailboxes. Passing a device
+  round takes trust or one owner; strangers share an address without knowing.
+* `size`, as far as by things: a household has few members; `place`, as far as by addresses alone:
+  the more people, the more it is a place. Both grow with the logarithm, full at 24.
+* `household`: no more members than live together, who neither opened their accounts nor met just
+  now, nor came at the same time.
+* `pairs`: nothing is shared by three members: who hands a device on is linked with two people, who
+  do not know each other.
+* `beyond`: members whose devices, cards or mailboxes have as many users as a household has people
+  (`CAPACITY`), or more.
+* `kinds`, `density`: shared identifiers of several kinds, several for each member. Little, since
+  families have that as well.
+* `synchrony`: members came close after one another (`SOON_MS`): one hand took them into use.
+* `youth`: accounts were opened shortly before they joined (`YOUNG_MS`).
+* `novelty`: members had nothing to do with anybody until then, as whoever was taken over.
+* `velocity`: transactions a day. Little: there are busy people.
+* `known`: members were blocked or are known for fraud; full at half of them.
+"""
+
+PRIOR: Final = -2.9
+"""Log-odds for three users who share something, before anything is known of how."""
+
+_LEVELS: Final = np.array(LEVELS)
+_WEIGHTS: Final = np.array(list(WEIGHTS.values()))
+_CAPACITY: Final = np.array([CAPACITY[kind] for kind in KINDS])
+_ADDRESS: Final = KINDS.index("ip")
+_HOME: Final = CAPACITY["ip"]
+_FULL_SIZE: Final = 3.0  # binary orders of magnitude above MIN_MEMBERS
+
+
+class Parted(NamedTuple):
+    """The groups that were scored; group g has ``members[member_ends[g - 1] : member_ends[g]]``,
+    shared identifiers likewise, and `chosen` are those that come out."""
+
+    members: I64
+    member_ends: I64
+    shared: I64
+    shared_ends: I64
+    scores: F64
+    parts: F64
+    chosen: NDArray[np.bool_]
+
+
+@kernel
+def synchrony(times: I64) -> float:
+    """1 if everybody came at the same time as somebody else, towards 0 the farther apart.
+
+    `times` are ascending, two or more.
+    """
+    total = 0.0
+    for i in range(len(times)):
+        gap = times[i] - times[i - 1] if i > 0 else times[i + 1] - times[i]
+        if i + 1 < len(times):
+            gap = min(gap, times[i + 1] - times[i])
+        total += math.exp(-gap / SOON_MS)
+    return total / len(times)
+
+
+@kernel
+def _velocity(person: Any) -> float:
+    """From 0 for one transaction a day to 1 for thirty-two, over the life of the account."""
+    days = min(max(person.as_of - person.since, 0) / DAY_MS, 30.0)
+    rate = person.transactions / max(days, 1.0)
+    return min(math.log2(max(rate, 1.0)) / 5.0, 1.0)
+
+
+@kernel
+def _youth(since: int, joined: int, began: int) -> float:
+    """1 for an account that joined as soon as it was opened; a guess where that is not known."""
+    if since < began + START_MS:
+        return UNKNOWN if joined < began + 2 * START_MS else 0.0
+    return math.exp(-max(joined - since, 0) / YOUNG_MS)
+
+
+@kernel
+def _novelty(tied: int, joined: int, began: int) -> float:
+    """1 for somebody who never shared anything before this; a guess where that is not known."""
+    if tied < began + START_MS:
+        return UNKNOWN
+    return math.exp(-max(joined - tied, 0) / YOUNG_MS)
+
+
+@kernel
+def _judge(
+    people: Any,
+    flagged: NDArray[np.bool_],
+    busy: F64,
+    strength: F64,
+    weight: F64,
+    kind: I64,
+    starts: I64,
+    user: I64,
+    first: I64,
+    began: int,
+    members: I64,
+    shared: I64,
+    own: F64,
+    joined: I64,
+    parts: F64,
+) -> float:
+    """The score of a group, and its parts. `own` [users, 3] and `joined` [users] are scratch."""
+    n = len(members)
+    for u in members:
+        own[u, 0] = own[u, 1] = 1.0
+        own[u, 2] = 0.0
+        joined[u] = np.iinfo(np.int64).max
+    kinds = uses = most = 0
+    for i in shared:
+        kinds |= 1 << kind[i]
+        uses += starts[i + 1] - starts[i]
+        most = max(most, starts[i + 1] - starts[i])
+        is_thing = kind[i] != _ADDRESS
+        crowd = is_thing and starts[i + 1] - starts[i] > _CAPACITY[kind[i]]
+        for at in range(starts[i], starts[i + 1]):
+            u = user[at]
+            own[u, 0] *= 1.0 - strength[i]
+            joined[u] = min(joined[u], first[at])
+            if is_thing:
+                own[u, 1] *= 1.0 - strength[i]
+            if crowd:
+                own[u, 2] = max(own[u, 2], weight[i])
+    loose = apart = beyond = youth = novelty = velocity = known = 0.0
+    came = np.empty(n, np.int64)
+    for k in range(n):
+        u = members[k]
+        came[k] = joined[u]
+        loose += own[u, 0]
+        apart += own[u, 1]
+        beyond += own[u, 2]
+        youth += _youth(people[u].since, joined[u], began)
+        novelty += _novelty(people[u].tied, joined[u], began)
+        velocity += busy[u]
+        known += 1.0 if flagged[u] else 0.0
+    came.sort()
+    several = -1
+    for k in range(len(_CAPACITY)):
+        several += (kinds >> k) & 1
+    things = 1.0 - apart / n
+    # What is said of a place that hardly ties anybody says little of them.
+    hold = min(2.0 * (1.0 - loose / n), 1.0)
+    size = min(math.log2(n / MIN_MEMBERS) / _FULL_SIZE, 1.0)
+    youth /= n
+    novelty /= n
+    close = synchrony(came)
+    parts[0] = things
+    parts[1] = size * things
+    parts[2] = size * (1.0 - things)
+    parts[3] = 1.0 - max(youth, novelty, close) if n <= _HOME else 0.0
+    parts[4] = 1.0 if most < MIN_MEMBERS else 0.0
+    parts[5] = min(several / 2.0, 1.0)
+    parts[6] = min((uses / n - 1.0) / 2.0, 1.0)
+    parts[7] = hold * close
+    parts[8] = youth
+    parts[9] = hold * novelty
+    parts[10] = beyond / n
+    parts[11] = velocity / n
+    parts[12] = min(2.0 * known / n, 1.0)
+    total = PRIOR
+    for k in range(len(_WEIGHTS)):
+        total += _WEIGHTS[k] * parts[k]
+    return math.floor(1e6 / (1.0 + math.exp(-total)) + 0.5) / 1e6
+
+
+@kernel
+def _root(up: I64, user: int) -> int:
+    while up[user] != user:
+        up[user] = up[up[user]]
+        user = up[user]
+    return user
+
+
+@kernel
+def take_apart(
+    people: Any,
+    weight: F64,
+    kind: I64,
+    starts: I64,
+    user: I64,
+    first: I64,
+    clock: int,
+    began: int,
+) -> tuple[I64, I64, I64, I64, F64, F64, NDArray[np.bool_]]:
+    """Score the groups at all levels, and choose; what comes out is a `Parted`.
+
+    Parameters
+    ----------
+    people : dafu.rings.graph.USER [users]
+        By name.
+    weight : float64 [shared]
+        Of the identifiers, by name.
+    kind : int64 [shared]
+        Number in KINDS.
+    starts : int64 [shared + 1]
+        Identifier i has the uses numbered starts[i] to before starts[i + 1], two or more.
+    user, first : int64 [uses]
+        Those of an identifier in the order of (first, user).
+    clock, began : int
+    """
+    n, m = len(people), len(weight)
+    most = len(_LEVELS) * (n // MIN_MEMBERS + 1)
+    members = np.empty(len(_LEVELS) * n, np.int64)
+    shared = np.empty(len(_LEVELS) * m, np.int64)
+    member_ends = np.empty(most, np.int64)
+    shared_ends = np.empty(most, np.int64)
+    scores = np.empty(most, np.float64)
+    parts = np.empty((most, len(_WEIGHTS)), np.float64)
+    chosen = np.zeros(most, np.bool_)
+    flagged = np.empty(n, np.bool_)
+    busy = np.empty(n, np.float64)
+    for u in range(n):
+        flagged[u] = people[u].frauds > 0 or people[u].blocked_at > clock - WINDOW_MS
+        busy[u] = _velocity(people[u])
+    strength = np.empty(m, np.float64)
+    for i in range(m):
+        share = 0.0
+        for at in range(starts[i], starts[i + 1]):
+            share += 1.0 if flagged[user[at]] else 0.0
+        share /= starts[i + 1] - starts[i]
+        strength[i] = weight[i] * (
+            0.5 + 0.5 * max(synchrony(first[starts[i] : starts[i + 1]]), share)
+        )
+    order = np.argsort(-strength, kind="mergesort")
+
+    own = np.empty((n, 3), np.float64)
+    joined = np.empty(n, np.int64)
+    # Groups are chains of users and identifiers behind their root, and so is what is best of them.
+    up, last_user, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
+    next_user = np.full(n, -1)
+    first_shared, last_shared, next_shared = np.full(n, -1), np.full(n, -1), np.full(m, -1)
+    first_best, last_best, next_best = np.full(n, -1), np.full(n, -1), np.full(most, -1)
+    touched = np.full(n, -1)
+    at, count, n_members, n_shared = 0, 0, 0, 0
+    for level in range(len(_LEVELS)):
+        while at < m and strength[order[at]] >= _LEVELS[level]:
+            i = order[at]
+            at += 1
+            root = _root(up, user[starts[i]])
+            for k in range(starts[i] + 1, starts[i + 1]):
+                other = _root(up, user[k])
+                if other == root:
+                    continue
+                if size[other] > size[root]:
+                    root, other = other, root
+                up[other] = root
+                size[root] += size[other]
+                next_user[last_user[root]] = other
+                last_user[root] = last_user[other]
+                if first_shared[other] >= 0:
+                    if first_shared[root] < 0:
+                        first_shared[root] = first_shared[other]
+                    else:
+                        next_shared[last_shared[root]] = first_shared[other]
+                    last_shared[root] = last_shared[other]
+                if first_best[other] >= 0:
+                    if first_best[root] < 0:
+                        first_best[root] = first_best[other]
+                    else:
+                        next_best[last_best[root]] = first_best[other]
+                    last_best[root] = last_best[other]
+            if first_shared[root] < 0:
+                first_shared[root] = i
+            else:
+                next_shared[last_shared[root]] = i
+            last_shared[root] = i
+            touched[root] = level
+        for root in range(n):
+            if up[root] != root or touched[root] != level or size[root] < MIN_MEMBERS:
+                continue
+            from_member, from_shared = n_members, n_shared
+            each = root
+            while each >= 0:
+                members[n_members] = each
+                n_members += 1
+                each = next_user[each]
+            each = first_shared[root]
+            while each >= 0:
+                shared[n_shared] = each
+                n_shared += 1
+                each = next_shared[each]
+            members[from_member:n_members].sort()
+            scores[count] = _judge(
+                people, flagged, busy, strength, weight, kind, starts, user, first, began,
+                members[from_member:n_members], shared[from_shared:n_shared],
+                own, joined, parts[count],
+            )  # fmt: skip
+            member_ends[count], shared_ends[count] = n_members, n_shared
+            better = True
+            each = first_best[root]
+            while each >= 0:
+                better = better and scores[count] >= scores[each]
+                each = next_best[each]
+            if better:
+                first_best[root] = last_best[root] = count
+            count += 1
+    for root in range(n):
+        if up[root] == root:
+            each = first_best[root]
+            while each >= 0:
+                chosen[each] = True
+                each = next_best[each]
+    return (
+        members[:n_members], member_ends[:count], shared[:n_shared], shared_ends[:count],
+        scores[:count], parts[:count], chosen[:count],
+    )  # fmt: skip

@@ -1,0 +1,215 @@
+"""How a component is taken apart, in plain Python: what the kernel is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from dafu.rings.identifiers import CAPACITY, DAY_MS
+from dafu.rings.parting import (
+    LEVELS,
+    MIN_MEMBERS,
+    PRIOR,
+    SOON_MS,
+    START_MS,
+    UNKNOWN,
+    WEIGHTS,
+    YOUNG_MS,
+)
+from dafu.rings.records import Facts
+from dafu.rings.scoring import Candidate, Shared, Times, User, is_flagged
+
+
+class Parts(NamedTuple):
+    """Users who hang together, ordered by name, and what two or more of them share, by name."""
+
+    users: list[User]
+    shared: list[Shared]
+    times: Times
+
+
+def evidence(shared: Shared, flagged: Sequence[bool]) -> float:
+    """What an identifier says of its users, 0..1: see the module.
+
+    `flagged` says of each user of the component whether something is known against him.
+    """
+    share = sum(flagged[use.user] for use in shared.uses) / len(shared.uses)
+    return shared.weight * (0.5 + 0.5 * max(synchrony([u.first for u in shared.uses]), share))
+
+
+def synchrony(times: Sequence[int]) -> float:
+    """1 if everybody came at the same time as somebody else, towards 0 the farther apart.
+
+    `times` are ascending, two or more.
+    """
+    gaps = [b - a for a, b in pairwise(times)]
+    nearest = [gaps[0], *map(min, gaps, gaps[1:]), gaps[-1]]
+    return sum(math.exp(-gap / SOON_MS) for gap in nearest) / len(times)
+
+
+def find_candidates(component: Parts) -> list[Candidate]:
+    """The best way to take a component apart: candidates that have no member in common.
+
+    Each has MIN_MEMBERS or more; they are ordered by their first members' names.
+    """
+    users, shared, times = component
+    flagged = [is_flagged(user.facts, times.clock) for user in users]
+    strength = [evidence(each, flagged) for each in shared]
+    judge = _Judge(component, strength, flagged)
+    order = sorted(range(len(shared)), key=lambda i: (-strength[i], shared[i].name))
+    groups = _Groups(len(users))
+    best: dict[int, list[Candidate]] = {}
+    at = 0
+    for level in LEVELS:
+        changed: set[int] = set()
+        while at < len(order) and strength[order[at]] >= level:
+            changed.add(groups.take(order[at], shared[order[at]], best))
+            at += 1
+        for root in sorted({groups.root(i) for i in changed}):
+            members = groups.members[root]
+            if len(members) < MIN_MEMBERS:
+                continue
+            whole = judge.candidate(sorted(members), groups.shared[root])
+            parts = best.get(root, [])
+            if not parts or whole.score >= max(part.score for part in parts):
+                best[root] = [whole]
+    found = [candidate for parts in best.values() for candidate in parts]
+    return sorted(found, key=lambda candidate: candidate.members[0])
+
+
+class _Groups:
+    """Users who hang together so far (union by size), and what they share."""
+
+    def __init__(self, users: int) -> None:
+        self._up = list(range(users))
+        self.members = [[i] for i in range(users)]
+        self.shared: list[list[int]] = [[] for _ in range(users)]
+
+    def root(self, user: int) -> int:
+        while self._up[user] != user:
+            self._up[user] = self._up[self._up[user]]
+            user = self._up[user]
+        return user
+
+    def take(self, number: int, shared: Shared, best: dict[int, list[Candidate]]) -> int:
+        """Join the users of an identifier, and what is best of each part; their root."""
+        root = self.root(shared.uses[0].user)
+        for use in shared.uses[1:]:
+            other = self.root(use.user)
+            if other == root:
+                continue
+            if len(self.members[other]) > len(self.members[root]):
+                root, other = other, root
+            self._up[other] = root
+            self.members[root] += self.members[other]
+            self.shared[root] += self.shared[other]
+            self.members[other], self.shared[other] = [], []
+            if other in best:
+                best[root] = best.get(root, []) + best.pop(other)
+        self.shared[root].append(number)
+        return root
+
+
+class _Judge:
+    """Scores parts of one component."""
+
+    def __init__(
+        self, component: Parts, strength: Sequence[float], flagged: Sequence[bool]
+    ) -> None:
+        self._users, self._shared, self._times = component
+        self._strength = strength
+        self._flagged = flagged
+        self._busy = [_velocity(user.facts) for user in component.users]
+
+    def candidate(self, members: list[int], numbers: list[int]) -> Candidate:
+        """Score members (ascending) who hang together by these identifiers."""
+        joined: dict[int, int] = {}
+        for i in numbers:
+            for user, first, _ in self._shared[i].uses:
+                joined[user] = min(joined.get(user, first), first)
+        parts = self._ties(members, numbers) | self._people(members)
+        came = synchrony(sorted(joined.values()))
+        youth = self._mean(_youth, members, joined)
+        novelty = self._mean(_novelty, members, joined)
+        few = len(members) <= CAPACITY["ip"]
+        # What is said of a place that hardly ties anybody says little of them.
+        hold = parts.pop("hold")
+        parts |= {
+            "household": few * (1.0 - max(youth, novelty, came)),
+            "synchrony": hold * came,
+            "youth": youth,
+            "novelty": hold * novelty,
+        }
+        total = PRIOR + sum(weight * parts[name] for name, weight in WEIGHTS.items())
+        score = round(1.0 / (1.0 + math.exp(-total)), 6)
+        return Candidate(members, sorted(numbers), joined, parts, score)
+
+    def _ties(self, members: list[int], numbers: list[int]) -> dict[str, float]:
+        """Parts that are about what is shared, and `hold`: how far anything ties the members."""
+        by_things, by_any = dict.fromkeys(members, 1.0), dict.fromkeys(members, 1.0)
+        beyond: dict[int, float] = dict.fromkeys(members, 0.0)
+        uses = most = 0
+        for i in numbers:
+            each, doubt = self._shared[i], 1.0 - self._strength[i]
+            uses += len(each.uses)
+            most = max(most, len(each.uses))
+            for user, _, _ in each.uses:
+                by_any[user] *= doubt
+                if each.kind != "ip":
+                    by_things[user] *= doubt
+                    if len(each.uses) > CAPACITY[each.kind]:
+                        beyond[user] = max(beyond[user], each.weight)
+        n = len(members)
+        things = 1.0 - sum(by_things.values()) / n
+        size = min(math.log2(n / MIN_MEMBERS) / 3.0, 1.0)
+        kinds = len({self._shared[i].kind for i in numbers})
+        return {
+            "things": things,
+            "size": size * things,
+            "place": size * (1.0 - things),
+            "pairs": float(most < MIN_MEMBERS),
+            "kinds": min((kinds - 1) / 2.0, 1.0),
+            "density": min((uses / n - 1.0) / 2.0, 1.0),
+            "beyond": sum(beyond.values()) / n,
+            "hold": min(2.0 * (1.0 - sum(by_any.values()) / n), 1.0),
+        }
+
+    def _people(self, members: list[int]) -> dict[str, float]:
+        """Parts that are about the members themselves."""
+        n = len(members)
+        return {
+            "velocity": sum(self._busy[u] for u in members) / n,
+            "known": min(2.0 * sum(self._flagged[u] for u in members) / n, 1.0),
+        }
+
+    def _mean(
+        self,
+        part: Callable[[User, int, Times], float],
+        members: list[int],
+        joined: dict[int, int],
+    ) -> float:
+        return sum(part(self._users[u], joined[u], self._times) for u in members) / len(members)
+
+
+def _youth(user: User, joined: int, times: Times) -> float:
+    """1 for an account that joined as soon as it was opened; a guess where that is not known."""
+    since = user.facts.since
+    if since < times.began + START_MS:
+        return UNKNOWN if joined < times.began + 2 * START_MS else 0.0
+    return math.exp(-max(joined - since, 0) / YOUNG_MS)
+
+
+def _novelty(user: User, joined: int, times: Times) -> float:
+    """1 for somebody who never shared anything before this; a guess where that is not known."""
+    if user.tied < times.began + START_MS:
+        return UNKNOWN
+    return math.exp(-max(joined - user.tied, 0) / YOUNG_MS)
+
+
+def _velocity(facts: Facts) -> float:
+    """From 0 for one transaction a day to 1 for thirty-two, over the life of the account."""
+    days = min(max(facts.as_of - facts.since, 0) / DAY_MS, 30.0)
+    rate = facts.transactions / max(days, 1.0)
+    return min(math.log2(max(rate, 1.0)) / 5.0, 1.0)
