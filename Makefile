@@ -48,7 +48,7 @@ demo: $(RUNTIME) ## broker, worker and generated traffic on this machine
 test: $(DEV) ## the tests, on the embedded broker (DAFU_TEST_BROKER=kafka: on Apache Kafka)
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/pytest -m "not broker" -n auto --dist worksteal
-	$(BIN)/pytest -m broker -n 2 --dist loadfile
+	$(BIN)/pytest -m broker -n 3 --dist loadfile
 else
 	$(BIN)/pytest $(ARGS)
 endif
