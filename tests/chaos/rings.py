@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dafu.stages.identifiers import IdentifierStage
-from dafu.stages.rings import RingStage
-
 from dafu.rings.records import MEMBERSHIP_RECORD, decode_alert
 from dafu.stages.batch import Messages
+from dafu.stages.identifiers import IdentifierStage
+from dafu.stages.rings import RingStage
 from dafu.tables.records import MemoryRecords
 from tests.chaos.report import Report, compare_counters
 from tests.integration.payments import replay
