@@ -4,7 +4,6 @@ import doctest
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -75,7 +74,6 @@ def test_a_merchant_where_cards_are_tried_is_told_with_its_episode() -> None:
 def test_any_table_will_do_and_one_of_the_merchant_alone_needs_no_column_of_it() -> None:
     rows = regulars() + probes()
     expected = assess(rows)
-    assert assess(pd.DataFrame(rows)) == expected
     assert assess(pa.Table.from_pylist(rows)) == expected
     shuffled = np.random.default_rng(1).permutation(len(rows))
     assert assess([rows[i] for i in shuffled]) == expected
