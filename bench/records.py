@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bench.brokers import BenchError
 from dafu.columns import ByteColumn
-from dafu.generator import generate_batches, write
+from dafu.generator import generate_traffic, write
 from dafu.ingest import TransactionReader, load_mapping, to_records
 from dafu.partitioner import partitions_for
 from dafu.streaming.offsets import end_offsets
@@ -38,7 +38,7 @@ def transactions(count: int, seed: int = 42) -> list[Record]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "transactions.parquet"
         days = max(10, count // USERS)
-        write(generate_batches(USERS, MERCHANTS, days, seed), path)
+        write(generate_traffic(USERS, MERCHANTS, days, seed).batches, path)
         records: list[Record] = []
         for batch in TransactionReader(path, load_mapping("dafu"), limit=count):
             records.extend((key or b"", value) for key, value in to_records(batch))

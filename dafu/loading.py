@@ -16,14 +16,24 @@ from dafu.stages.names import RULE_NAMES
 from dafu.stages.users import UserStage
 
 
-def load_stages(settings: Settings) -> tuple[UserStage, MerchantStage]:
+def load_stages(
+    settings: Settings, *, rings: bool | None = None
+) -> tuple[UserStage, MerchantStage]:
     """Build both stages.
+
+    Parameters
+    ----------
+    settings : Settings
+    rings : bool or None
+        Whether they tell those who find rings; None for what the settings say.
 
     Raises
     ------
     DafuError
         If the rule file or the model package can not be used; the message says why.
     """
+    if rings is None:
+        rings = settings.rings.enabled
     rules = load_rules(settings.rules_file, RULE_NAMES, ALIASES)
     model = None
     if settings.model_path is not None:
@@ -37,6 +47,6 @@ def load_stages(settings: Settings) -> tuple[UserStage, MerchantStage]:
             )
         sequence = found
     return (
-        UserStage(int(settings.limits.max_future_skew_s * 1000), sequence),
-        MerchantStage(rules, model, settings.thresholds),
+        UserStage(int(settings.limits.max_future_skew_s * 1000), sequence, rings=rings),
+        MerchantStage(rules, model, settings.thresholds, rings=rings),
     )

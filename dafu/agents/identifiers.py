@@ -34,6 +34,7 @@ class IdentifiersAgent(StageAgent[IdentifierOutput]):
         dead_letters: Any,
     ) -> None:
         super().__init__(stage, table, sender, outputs=(links,), dead_letters=dead_letters)
+        self.by_fate = dict.fromkeys(("sightings", "late", "ignored", "withdrawn"), 0)
         self._links: str = links.get_topic_name()
 
     def publish(
@@ -46,6 +47,12 @@ class IdentifiersAgent(StageAgent[IdentifierOutput]):
         """Publish the links."""
         return send_messages(sender, self._links, output.links)
 
+    def details(self) -> dict[str, Any]:
+        """Sightings applied; of these, what was late or of identifiers that are ignored."""
+        return dict(self.by_fate)
+
     def count(self, output: IdentifierOutput) -> None:
         """Count what a batch came to."""
         self.counters.outputs += len(output.links.keys)
+        for fate in self.by_fate:
+            self.by_fate[fate] += getattr(output, fate)

@@ -48,7 +48,8 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
 
     def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> MerchantStage:
         """Stage two with other models."""
-        return MerchantStage(self.stage.rules, champion, self.stage.thresholds, candidates)
+        stage = self.stage
+        return MerchantStage(stage.rules, champion, stage.thresholds, candidates, rings=stage.rings)
 
     def __init__(
         self,
@@ -88,6 +89,10 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
             sends += send_messages(sender, links, output.activities)
             sends += send_messages(sender, alerts, output.alerts)
         return sends
+
+    def details(self) -> dict[str, Any]:
+        """Decisions by outcome, and alerts of bursts."""
+        return {"decisions": dict(self.by_outcome), "alerts": self.alerts}
 
     def count(self, output: MerchantOutput) -> None:
         """Count what a batch came to."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from dafu.agents.shell import SenderSource, Sending, StageAgent, send_messages
 from dafu.stages.batch import InputBatch
 from dafu.stages.rings import RingOutput, RingStage
@@ -38,6 +40,7 @@ class RingsAgent(StageAgent[RingOutput]):
     ) -> None:
         outputs = (alerts, memberships)
         super().__init__(stage, table, sender, outputs=outputs, dead_letters=dead_letters)
+        self.memberships = 0
         self._topics: tuple[str, str] = tuple(t.get_topic_name() for t in outputs)
 
     def publish(
@@ -54,6 +57,13 @@ class RingsAgent(StageAgent[RingOutput]):
             *send_messages(sender, memberships, output.memberships),
         ]
 
+    def details(self) -> dict[str, Any]:
+        """Memberships told, and what the engine has met since it was built up."""
+        engine = self.stage.engine(0)
+        met = None if engine is None else structs.asdict(engine.counters)
+        return {"memberships": self.memberships, "graph": met}
+
     def count(self, output: RingOutput) -> None:
         """Count what a batch came to."""
         self.counters.outputs += len(output.alerts.keys)
+        self.memberships += len(output.memberships.keys)

@@ -216,6 +216,10 @@ class StageAgent(abc.ABC, Generic[Output]):
     def count(self, output: Output) -> None:
         """Count what a batch came to; called when all of it is done."""
 
+    def details(self) -> dict[str, Any]:
+        """What else is to be told of its work, for people."""
+        return {}
+
     async def run(self, stream: Any) -> None:
         """The agent's body."""
         await prepare(stream.channel, self.table, self._outputs, self.sender())

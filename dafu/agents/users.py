@@ -57,7 +57,8 @@ class UsersAgent(ServingAgent[UserOutput]):
     def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> UserStage:
         """Stage one with other sequence models."""
         others = [model for _, model in candidates]
-        return UserStage(self.stage.max_future_skew_ms, champion, others)
+        stage = self.stage
+        return UserStage(stage.max_future_skew_ms, champion, others, rings=stage.rings)
 
     def publish(
         self, sender: BatchSender, source: str, batch: InputBatch, output: UserOutput
@@ -87,6 +88,10 @@ class UsersAgent(ServingAgent[UserOutput]):
             sends += send_messages(sender, identifiers, output.sightings)
             sends += send_messages(sender, links, output.activities)
         return sends
+
+    def details(self) -> dict[str, Any]:
+        """Memberships entered, and what became of identifiers."""
+        return {"memberships": self.memberships, "identifiers": dict(self.by_identifier)}
 
     def count(self, output: UserOutput) -> None:
         """Count what a batch came to."""

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error if that is a terminal; call what it gives with (done, total)."""
+def progress_bar(what: str) -> Iterator[Callable[[int, float | None], None]]:
+    """A bar on standard error if that is a terminal.
+
+    Call what it gives with (done, total), None while the total is not known.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
@@ -27,10 +30,17 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: float | None) -> None:
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+@contextmanager
+def reading_bar(what: str, reader: TransactionReader) -> Iterator[Callable[[int], None]]:
+    """As `progress_bar`, of a file that is read; call what it gives with how many are done."""
+    with progress_bar(what) as update:
+        yield lambda done: update(done, done / reader.fraction if reader.fraction else None)
 
 
 def show_left_out(reader: TransactionReader, rejected: Mapping[str, int]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dafu.cli.options import parse_moment
-from dafu.cli.progress import show_left_out
+from dafu.cli.progress import reading_bar, show_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,9 +74,6 @@ def rings(
     if out.suffix != ".json":
         raise typer.BadParameter("--out takes a name that ends with .json")
     window = {"since": parse_moment(since), "until": parse_moment(until)}
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
     from dafu.features.catalogue import DAY
     from dafu.ingest import TransactionReader, load_mapping
     from dafu.loading import load_stages
@@ -95,27 +92,15 @@ def rings(
     reader = TransactionReader(
         file, load_mapping(mapping), **window, limit=limit, skip_bad=skip_bad, batch_rows=20_000
     )
-    pipeline = RingPipeline(*load_stages(load_settings()))
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("looking for rings"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[n]:,}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0, n=0)
-
-        def progress(so_far: Findings) -> None:
-            bar.update(task, completed=reader.fraction, n=so_far.transactions)
-
+    pipeline = RingPipeline(*load_stages(load_settings(), rings=True))
+    with reading_bar("looking for rings", reader) as show:
         begin = time.perf_counter()
         found = find_rings(
             reader,
             pipeline,
             label_delay_ms=None if labels_after is None else round(labels_after * DAY),
             skip_bad=skip_bad,
-            on_chunk=progress,
+            on_chunk=lambda so_far: show(so_far.transactions),
         )
         seconds = time.perf_counter() - begin
     alerts = found.selected(similarity, min_size)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dafu.cli.options import parse_moment
-from dafu.cli.progress import show_left_out
+from dafu.cli.progress import reading_bar, show_left_out
 from dafu.decision_files import SUFFIXES
-
-if TYPE_CHECKING:
-    from dafu.offline import Scored
 
 
 def score(
@@ -47,9 +44,6 @@ def score(
     if features is not None and (features.suffix != ".parquet" or features == out):
         raise typer.BadParameter("--features takes another name, which ends with .parquet")
     window = {"since": parse_moment(since), "until": parse_moment(until)}
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
     from dafu.ingest import TransactionReader, load_mapping
     from dafu.loading import load_stages
     from dafu.offline import score_file
@@ -60,20 +54,8 @@ def score(
     reader = TransactionReader(
         file, load_mapping(mapping), **window, limit=limit, skip_bad=skip_bad, batch_rows=20_000
     )
-    pipeline = Pipeline(*load_stages(settings))
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("scoring"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[n]:,}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0, n=0)
-
-        def progress(so_far: Scored) -> None:
-            bar.update(task, completed=reader.fraction, n=so_far.decided)
-
+    pipeline = Pipeline(*load_stages(settings, rings=False))
+    with reading_bar("scoring", reader) as show:
         begin = time.perf_counter()
         scored = score_file(
             reader,
@@ -82,7 +64,7 @@ def score(
             features_out=features,
             batch_records=batch_records or settings.batch_records,
             skip_bad=skip_bad,
-            on_batch=progress,
+            on_batch=lambda so_far: show(so_far.decided),
         )
         seconds = time.perf_counter() - begin
     kinds = ", ".join(f"{name} {count:,}" for name, count in scored.by_decision.items())

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from dafu.generator import GROUP_COLUMNS, LABEL_COLUMNS, generate_batches
+from dafu.generator import GROUP_COLUMNS, LABEL_COLUMNS, generate_traffic
 from dafu.generator.simulation import START
 from dafu.ingest import to_records
 
@@ -93,7 +93,7 @@ class Traffic:
         while True:
             # Another length draws other purchases from the same seed, which fixes the people.
             days = SEASON_DAYS + season % 7
-            yield from generate_batches(
+            yield from generate_traffic(
                 self.users,
                 self.merchants,
                 days,
@@ -102,7 +102,7 @@ class Traffic:
                 fraud_rate=FRAUD_RATE,
                 rings=self.rings,
                 look_alikes=self.look_alikes,
-            )
+            ).batches
             start += timedelta(days=days)
             season += 1
 

@@ -16,7 +16,6 @@ from dafu.generator.simulation import (
     Generated,
     GeneratorError,
     generate,
-    generate_batches,
     generate_traffic,
 )
 from dafu.generator.write import write, write_truth
@@ -31,7 +30,6 @@ __all__ = [
     "Generated",
     "GeneratorError",
     "generate",
-    "generate_batches",
     "generate_traffic",
     "write",
     "write_truth",

@@ -79,7 +79,7 @@ def generate(
     GeneratorError
         If an argument is out of range.
     """
-    batches = generate_batches(
+    traffic = generate_traffic(
         users,
         merchants,
         days,
@@ -91,33 +91,7 @@ def generate(
         look_alikes=look_alikes,
     )
     schema = GROUP_SCHEMA if rings or look_alikes else SCHEMA
-    return pa.Table.from_batches(batches, schema=schema)
-
-
-def generate_batches(
-    users: int,
-    merchants: int,
-    days: int,
-    seed: int,
-    *,
-    start: datetime = START,
-    fraud_rate: float = 0.01,
-    scenarios: Sequence[str] = DEFAULT_SCENARIOS,
-    rings: int = 0,
-    look_alikes: int = 0,
-) -> Iterator[pa.RecordBatch]:
-    """As `generate`, batch by batch; see `generate_traffic`, which tells the truth besides."""
-    return generate_traffic(
-        users,
-        merchants,
-        days,
-        seed,
-        start=start,
-        fraud_rate=fraud_rate,
-        scenarios=scenarios,
-        rings=rings,
-        look_alikes=look_alikes,
-    ).batches
+    return pa.Table.from_batches(traffic.batches, schema=schema)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dafu.features.catalogue import INDEX
 from dafu.history import History, read_history
 from dafu.notebook.errors import NotebookError
-from dafu.notebook.prepared import load, mapped
+from dafu.notebook.prepared import PaymentReader, mapped
 from dafu.notebook.tables import TableLike
 
 F64 = NDArray[np.float64]
@@ -99,7 +99,7 @@ class BehaviorReport(Struct, frozen=True):
     seen: int
 
 
-class UserBehaviorAnalyzer:
+class UserBehaviorAnalyzer(PaymentReader):
     """Compares each transaction with its user's earlier ones.
 
     Parameters
@@ -123,9 +123,8 @@ class UserBehaviorAnalyzer:
     ) -> None:
         if min_history < 1:
             raise NotebookError(f"min_history is {min_history}; it must be at least 1")
+        super().__init__(columns=columns, time_format=time_format)
         self.min_history = min_history
-        self._columns = columns
-        self._time_format = time_format
 
     def detect_behavioral_anomalies(
         self, transactions: TableLike, *, sensitivity: float = 0.5
@@ -148,7 +147,7 @@ class UserBehaviorAnalyzer:
         """
         if not 0.0 <= sensitivity <= 1.0:
             raise NotebookError(f"sensitivity is {sensitivity}; it must be within 0..1")
-        loaded = load(transactions, self._columns, self._time_format, "payments")
+        loaded = self._load(transactions)
         history = read_history(mapped(loaded, skip_bad=True).batches, skip_bad=True)
         figures = behavior_figures(history.features)
         each = strengths(figures, 2.0 ** (2.0 * sensitivity - 1.0))

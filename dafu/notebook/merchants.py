@@ -18,7 +18,7 @@ from dafu.features.bursts import CLOSED, HOLD
 from dafu.history import FRAUD, GENUINE, Inputs, Step, read_inputs, replay
 from dafu.notebook.columns import find_columns
 from dafu.notebook.errors import NotebookError
-from dafu.notebook.prepared import load, mapped
+from dafu.notebook.prepared import PaymentReader, mapped
 from dafu.notebook.tables import Named, TableLike, read_table
 from dafu.rings.bursts import burst_parts, burst_reasons
 
@@ -88,7 +88,7 @@ class MerchantRisk(Struct, frozen=True, kw_only=True):
     fraud_share: float | None
 
 
-class MerchantRiskProcessor:
+class MerchantRiskProcessor(PaymentReader):
     """Looks at one merchant's transactions.
 
     Parameters
@@ -100,15 +100,6 @@ class MerchantRiskProcessor:
     --------
     See docs/notebooks.md.
     """
-
-    def __init__(
-        self,
-        *,
-        columns: Mapping[str, str | None] | None = None,
-        time_format: str | None = None,
-    ) -> None:
-        self._columns = columns
-        self._time_format = time_format
 
     def assess_merchant_risk(
         self,
@@ -135,12 +126,7 @@ class MerchantRiskProcessor:
             If columns are not found, the merchant has no transactions, or a factor is out of range.
         """
         factors = _checked(risk_factors or {})
-        loaded = load(
-            self._with_merchant(merchant_id, transaction_history),
-            self._columns,
-            self._time_format,
-            "payments",
-        )
+        loaded = self._load(self._with_merchant(merchant_id, transaction_history))
         inputs = read_inputs(mapped(loaded, skip_bad=True).batches, skip_bad=True)
         number = _number(inputs, merchant_id)
         rows, bursts = _of_merchant(inputs, number, replay(inputs, skip_bad=True))

@@ -5,24 +5,20 @@ The same as `dafu rings` on a file: the stream's own stages, rules and model, fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from msgspec import Struct, structs
 
 from dafu.loading import load_stages
 from dafu.network import FoundRing, draw_rings, find_rings, rings_of
 from dafu.notebook.errors import NotebookError
-from dafu.notebook.prepared import load, mapped
+from dafu.notebook.prepared import PaymentReader, mapped
 from dafu.notebook.tables import TableLike
+from dafu.rings.parting import MIN_MEMBERS
 from dafu.rings.picture import draw
 from dafu.settings import load_settings
 from dafu.stages.network import IDENTIFIERS
 from dafu.stages.ring_pipeline import RingPipeline
-
-SMALLEST: Final = 3
-"""Fewer users than this are no ring."""
 
 
 class FraudNetwork(FoundRing, frozen=True, gc=False, omit_defaults=True):
@@ -54,7 +50,7 @@ class NetworkReport(Struct, frozen=True):
         return draw_rings(self.networks, Path(directory))
 
 
-class NetworkAnalyzer:
+class NetworkAnalyzer(PaymentReader):
     """Finds rings of users who share what people do not usually share.
 
     Parameters
@@ -67,20 +63,11 @@ class NetworkAnalyzer:
     See docs/notebooks.md.
     """
 
-    def __init__(
-        self,
-        *,
-        columns: Mapping[str, str | None] | None = None,
-        time_format: str | None = None,
-    ) -> None:
-        self._columns = columns
-        self._time_format = time_format
-
     def detect_fraud_networks(
         self,
         transaction_data: TableLike,
         similarity_threshold: float = 0.8,
-        min_ring_size: int = SMALLEST,
+        min_ring_size: int = MIN_MEMBERS,
     ) -> NetworkReport:
         """Find rings.
 
@@ -106,16 +93,18 @@ class NetworkAnalyzer:
             raise NotebookError(
                 f"similarity_threshold is {similarity_threshold}; it must be within 0..1"
             )
-        if min_ring_size < SMALLEST:
-            raise NotebookError(f"min_ring_size is {min_ring_size}; it must be at least {SMALLEST}")
-        loaded = load(transaction_data, self._columns, self._time_format, "payments")
+        if min_ring_size < MIN_MEMBERS:
+            raise NotebookError(
+                f"min_ring_size is {min_ring_size}; it must be at least {MIN_MEMBERS}"
+            )
+        loaded = self._load(transaction_data)
         shared = [field for field in IDENTIFIERS.values() if field in loaded.found.columns]
         if not shared:
             raise NotebookError(
                 f"{loaded.named.name} has no column of something that users share. Say which it "
                 f'is: columns={{"device_fingerprint": "..."}}, or {", ".join(IDENTIFIERS.values())}'
             )
-        pipeline = RingPipeline(*load_stages(load_settings()))
+        pipeline = RingPipeline(*load_stages(load_settings(), rings=True))
         found = find_rings(mapped(loaded, skip_bad=True).batches, pipeline, skip_bad=True)
         rings = rings_of(found.selected(similarity_threshold, min_ring_size))
         networks = [FraudNetwork(**structs.asdict(ring)) for ring in rings]

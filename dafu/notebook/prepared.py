@@ -103,6 +103,35 @@ class Prepared:
         return CATALOGUE_HASH if self.kind == "payments" else ""
 
 
+class PaymentReader:
+    """What analyses of tables of payments have in common.
+
+    Parameters
+    ----------
+    columns, time_format
+        Which column is what; see `FraudDetector.load_and_analyze_data`.
+    """
+
+    def __init__(
+        self,
+        *,
+        columns: Mapping[str, str | None] | None = None,
+        time_format: str | None = None,
+    ) -> None:
+        self._columns = columns
+        self._time_format = time_format
+
+    def _load(self, data: TableLike) -> Loaded:
+        """Read a table of payments.
+
+        Raises
+        ------
+        NotebookError
+            If something is missing; the message says what.
+        """
+        return load(data, self._columns, self._time_format, "payments")
+
+
 def load(
     data: TableLike,
     columns: Mapping[str, str | None] | None,

@@ -22,11 +22,10 @@ Pure, and the same for equal content in whatever order it was put together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from dafu.rings.graph import USER
 from dafu.rings.identifiers import WINDOW_MS
 from dafu.rings.parting import F64, I64, START_MS, WEIGHTS, YOUNG_MS, Parted, take_apart
 from dafu.rings.records import KINDS, Facts, Kind
@@ -121,24 +120,6 @@ class Component:
         self.times = times
         self._shared: dict[int, Shared] = {}
 
-    @classmethod
-    def of(cls, users: Sequence[User], shared: Sequence[Shared], times: Times) -> Self:
-        """A component of what is known one by one."""
-        rows = [(*_values(user.facts), user.tied, 0, 0, 0) for user in users]
-        uses = [use for each in shared for use in each.uses]
-        return cls(
-            [user.name for user in users],
-            np.array(rows, USER),
-            [each.name for each in shared],
-            np.array([each.weight for each in shared], np.float64),
-            np.array([each.total for each in shared], np.int64),
-            Uses(
-                np.cumsum([0, *(len(each.uses) for each in shared)]),
-                *(np.array([use[k] for use in uses], np.int64) for k in range(3)),
-            ),
-            times,
-        )
-
     def user(self, number: int) -> User:
         """One of the users."""
         values = self.people[number].item()
@@ -225,14 +206,3 @@ def _slice(values: I64, ends: I64, group: int) -> list[int]:
     begin = int(ends[group - 1]) if group else 0
     numbers: list[int] = values[begin : ends[group]].tolist()
     return numbers
-
-
-def _values(facts: Facts) -> tuple[int, int, int, float, int, int]:
-    return (
-        facts.as_of,
-        facts.since,
-        facts.transactions,
-        facts.amount,
-        facts.frauds,
-        facts.blocked_at,
-    )

@@ -62,6 +62,8 @@ class MerchantStage:
     thresholds : Thresholds
     candidates : sequence of (role, Model)
         Score the same transactions; what they say is noted and decides nothing.
+    rings : bool
+        Whether to tell those who find rings of what was blocked, and of bursts.
     """
 
     def __init__(
@@ -70,8 +72,11 @@ class MerchantStage:
         model: Model | None,
         thresholds: Thresholds,
         candidates: Sequence[tuple[Role, Model]] = (),
+        *,
+        rings: bool = True,
     ) -> None:
         self.rules = rules
+        self.rings = rings
         self.model = model
         self.thresholds = thresholds
         self._fields = _FieldReader(rules.names)
@@ -153,6 +158,7 @@ class MerchantStage:
             bursts = bursts[applied]
         if rows.size:
             self._judge(batch.values.take(rows), header, features, output)
+        if rows.size and self.rings:
             merchants = batch.keys.take(rows)
             output.alerts = burst_alerts(merchants, output.keys, header["time"], features, bursts)
 
@@ -190,7 +196,7 @@ class MerchantStage:
             _ring_reasons(values, header, features, verdicts),
         )
         blocked = np.flatnonzero(verdicts.decision == BLOCK)
-        if blocked.size:
+        if blocked.size and self.rings:
             _tell_blocked(texts, blocked, header["time"][blocked], features[blocked], output)
 
 

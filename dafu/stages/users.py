@@ -100,6 +100,8 @@ class UserStage:
         `sequence_risk`.
     candidates : sequence of RecurrentModel
         Look on likewise, and nothing depends on them. At most MAX_SEQUENCE_MODELS in all.
+    rings : bool
+        Whether to tell those who find rings of identifiers and of members.
     """
 
     def __init__(
@@ -107,8 +109,11 @@ class UserStage:
         max_future_skew_ms: int,
         sequence: RecurrentModel | None = None,
         candidates: Sequence[RecurrentModel] = (),
+        *,
+        rings: bool = True,
     ) -> None:
         self.max_future_skew_ms = max_future_skew_ms
+        self.rings = rings
         self.sequence = sequence
         self.candidates = candidates
         if len(candidates) >= MAX_SEQUENCE_MODELS:
@@ -158,9 +163,10 @@ class UserStage:
         risks = self._step_sequence(state, users, features, status)
         stepped = _Stepped(users, inputs["route"], features, status, entries, risks)
         _forward(batch, parsed, stepped, ringed, output)
-        _tell_sightings(state, parsed, stepped, output)
-        if ringed.told.any():
-            _tell_activities(parsed, stepped, ringed, facts, output)
+        if self.rings:
+            _tell_sightings(state, parsed, stepped, output)
+            if ringed.told.any():
+                _tell_activities(parsed, stepped, ringed, facts, output)
         output.changes = dict(zip(changes, state.changes(), strict=True))
         return output
 

@@ -123,11 +123,11 @@ def train_file(reader: TransactionReader, out: Path, plan: Plan) -> Packaged:
 
 def train_default(out: Path, plan: Plan) -> Packaged:
     """Train on generated transactions and write the package to `out`, replacing one there."""
-    from dafu.generator import generate_batches, write
+    from dafu.generator import generate_traffic, write
 
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "transactions.parquet"
-        write(generate_batches(USERS, MERCHANTS, DAYS, plan.seed), path)
+        write(generate_traffic(USERS, MERCHANTS, DAYS, plan.seed).batches, path)
         reader = TransactionReader(path, load_mapping("dafu"))
         model = train(reader, plan, GENERATED.format(seed=plan.seed))
     return save_package(model, out, overwrite=True)

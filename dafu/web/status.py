@@ -19,7 +19,7 @@ from msgspec import Struct
 from dafu import __version__
 from dafu.agents.assembly import Agents
 from dafu.agents.serving import ServingAgent
-from dafu.agents.shell import WORKER_NAME, Counters
+from dafu.agents.shell import WORKER_NAME, Counters, StageAgent
 from dafu.agents.watchdog import Situation
 from dafu.features.catalogue import CATALOGUE_HASH, FEATURES
 from dafu.registry import Level, Lineup, ModelRef, Role
@@ -280,19 +280,7 @@ class Reporter:
             not reasons,
             reasons,
             _by_topic(self.app.assignor.assigned_actives()),
-            {name: _counted(agent.counters) for name, agent in self.agents.by_name().items()}
-            | {
-                "users": {
-                    **_counted(self.agents.users.counters),
-                    "memberships": self.agents.users.memberships,
-                    "identifiers": dict(self.agents.users.by_identifier),
-                },
-                "merchants": {
-                    **_counted(self.agents.merchants.counters),
-                    "decisions": dict(self.agents.merchants.by_outcome),
-                    "alerts": self.agents.merchants.alerts,
-                },
-            },
+            {name: _described(agent) for name, agent in self.agents.by_name().items()},
             RulesStatus(
                 stage.rules.version,
                 modes.count("live"),
@@ -336,6 +324,11 @@ def _served(agent: ServingAgent[Any], role: Role, ref: ModelRef | None) -> Serve
     else:
         name, version = ref.name, ref.version
     return ServedModel(role, name, version, ref.configured, model is not None)
+
+
+def _described(agent: Any) -> dict[str, Any]:
+    more = agent.details() if isinstance(agent, StageAgent) else {}
+    return _counted(agent.counters) | more
 
 
 def _counted(counters: Counters) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from dafu.evaluation import contenders
 from dafu.evaluation.metrics import METRICS
-from dafu.generator import generate_batches, write
+from dafu.generator import generate_traffic, write
 from tests.cli.conftest import Run
 
 DAYS = ("--train-days", "6", "--delay-days", "3", "--test-days", "4")
@@ -19,7 +19,7 @@ SMALL = ("--cards", "5", "--alerts", "7", "--replicates", "10")
 @pytest.fixture
 def file(run: Run, tmp_path: Path) -> Path:
     path = tmp_path / "payments.parquet"
-    write(generate_batches(users=80, merchants=20, days=30, seed=6, fraud_rate=0.05), path)
+    write(generate_traffic(users=80, merchants=20, days=30, seed=6, fraud_rate=0.05).batches, path)
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dafu.cli.kafka import read_topic
-from dafu.generator import generate_batches, write
+from dafu.generator import generate_traffic, write
 from dafu.registry import CONTROL_KEY, decode_event
 from dafu.settings import load_settings
 from tests.cli.conftest import Run
@@ -50,7 +50,7 @@ def test_compare_marks_what_differs(run: Run, tmp_path: Path) -> None:
 def test_compare_on_labelled_transactions(run: Run, tmp_path: Path) -> None:
     a = forest(tmp_path / "a", seed=1)
     forest(tmp_path / "b", seed=2)
-    write(generate_batches(users=60, merchants=10, days=12, seed=4), tmp_path / "p.parquet")
+    write(generate_traffic(users=60, merchants=10, days=12, seed=4).batches, tmp_path / "p.parquet")
     options = ("--on", "p.parquet", "--replicates", "20")
     ran = run("models", "compare", "a", "b", *options)
     assert (ran.code, ran.err) == (0, "")

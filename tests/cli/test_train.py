@@ -10,7 +10,7 @@ import pytest
 
 from dafu.features.catalogue import CATALOGUE_HASH
 from dafu.features.selections import BEHAVIOR, SUPERVISED
-from dafu.generator import generate_batches, write
+from dafu.generator import generate_traffic, write
 from dafu.models.package import load_package
 from tests.cli.conftest import Run
 
@@ -18,7 +18,7 @@ from tests.cli.conftest import Run
 @pytest.fixture
 def file(run: Run, tmp_path: Path) -> Path:
     path = tmp_path / "payments.parquet"
-    write(generate_batches(users=30, merchants=10, days=10, seed=4), path)
+    write(generate_traffic(users=30, merchants=10, days=10, seed=4).batches, path)
     return path
 
 
@@ -50,7 +50,7 @@ def test_train_on_a_file_and_serve(run: Run, file: Path, monkeypatch: pytest.Mon
 
 def test_a_model_that_learns_from_labels(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "labelled.parquet"
-    write(generate_batches(users=60, merchants=15, days=30, seed=5, fraud_rate=0.06), file)
+    write(generate_traffic(users=60, merchants=15, days=30, seed=5, fraud_rate=0.06).batches, file)
     options = ("--model", "xgboost", "--features", "supervised", "--delay-days", "2")
     ran = run("train", file, *options, "--holdout", "0.4", "--alerts-per-day", "3")
     assert (ran.code, ran.err) == (0, "")

@@ -22,7 +22,7 @@ from dafu.generator import (
     SCHEMA,
     GeneratorError,
     generate,
-    generate_batches,
+    generate_traffic,
 )
 from dafu.generator.render import timestamps
 from dafu.generator.world import distance_km
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
 
 
 def test_batches_are_the_table() -> None:
-    batches = list(generate_batches(3000, 100, 30, seed=2))
+    batches = list(generate_traffic(3000, 100, 30, seed=2).batches)
     assert len(batches) > 1
     assert pa.Table.from_batches(batches).equals(generate(3000, 100, 30, seed=2).combine_chunks())
 

@@ -18,7 +18,6 @@ from dafu.generator import (
     SCHEMA,
     GeneratorError,
     generate,
-    generate_batches,
     generate_traffic,
     write,
     write_truth,
@@ -348,4 +347,4 @@ def test_tiny_worlds_have_groups(users: int, merchants: int, days: int) -> None:
 @pytest.mark.parametrize("name", ["rings", "look_alikes"])
 def test_absurd_numbers_are_refused(name: str) -> None:
     with pytest.raises(GeneratorError, match=f"{name} is -1; it must be within"):
-        generate_batches(5, 5, 2, 1, **{name: -1})  # type: ignore[arg-type]
+        generate_traffic(5, 5, 2, 1, **{name: -1})  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from dafu.generator import SCHEMA, GeneratorError, generate, generate_batches, write
+from dafu.generator import SCHEMA, GeneratorError, generate, generate_traffic, write
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_what_is_written_is_read_back(name, read, table: pa.Table, tmp_path: Pat
     assert write(table, tmp_path / name) == table.num_rows
     assert read(tmp_path / name).equals(table)
     once = (tmp_path / name).read_bytes()
-    assert write(generate_batches(200, 40, 10, 1, fraud_rate=0.05), tmp_path / name) > 0
+    assert write(generate_traffic(200, 40, 10, 1, fraud_rate=0.05).batches, tmp_path / name) > 0
     assert read(tmp_path / name).equals(table)
     write(table, tmp_path / name)
     assert (tmp_path / name).read_bytes() == once

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dafu.features.catalogue import CATALOGUE_HASH, FEATURES, INDEX, USER_INDEX
-from dafu.generator import generate_batches, write
+from dafu.generator import generate_traffic, write
 from dafu.history import History, read_history
 from dafu.ingest import TransactionReader, load_mapping, to_records
 from dafu.models.model import Model
@@ -84,7 +84,7 @@ def keras_scores(network: Any, history: History, model: RecurrentModel) -> NDArr
 
 async def test_published_scores_are_those_of_the_libraries(bootstrap: str, tmp_path: Path) -> None:
     path = tmp_path / "transactions.parquet"
-    write(generate_batches(max(N // 40, 60), 50, 60, 31), path)
+    write(generate_traffic(max(N // 40, 60), 50, 60, 31).batches, path)
     mapping = load_mapping("dafu")
     network = keras_network()
     recurrent = save_package(

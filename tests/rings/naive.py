@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+from msgspec import structs
+
+from dafu.rings.graph import USER
 from dafu.rings.identifiers import CAPACITY, DAY_MS
 from dafu.rings.parting import (
     LEVELS,
@@ -19,7 +23,15 @@ from dafu.rings.parting import (
     YOUNG_MS,
 )
 from dafu.rings.records import Facts
-from dafu.rings.scoring import Candidate, Shared, Times, User, is_flagged
+from dafu.rings.scoring import (
+    Candidate,
+    Component,
+    Shared,
+    Times,
+    User,
+    Uses,
+    is_flagged,
+)
 
 
 class Parts(NamedTuple):
@@ -28,6 +40,24 @@ class Parts(NamedTuple):
     users: list[User]
     shared: list[Shared]
     times: Times
+
+
+def component_of(users: Sequence[User], shared: Sequence[Shared], times: Times) -> Component:
+    """What the kernel is given, of what is known one by one."""
+    rows = [(*structs.astuple(user.facts), user.tied, 0, 0, 0) for user in users]
+    uses = [use for each in shared for use in each.uses]
+    return Component(
+        [user.name for user in users],
+        np.array(rows, USER),
+        [each.name for each in shared],
+        np.array([each.weight for each in shared], np.float64),
+        np.array([each.total for each in shared], np.int64),
+        Uses(
+            np.cumsum([0, *(len(each.uses) for each in shared)]),
+            *(np.array([use[k] for use in uses], np.int64) for k in range(3)),
+        ),
+        times,
+    )
 
 
 def evidence(shared: Shared, flagged: Sequence[bool]) -> float:

@@ -12,7 +12,8 @@ from dafu.rings.describe import MAX_LISTED_EDGES, MAX_LISTED_MEMBERS, Portrait
 from dafu.rings.encoding import pack, reader
 from dafu.rings.parting import WEIGHTS
 from dafu.rings.records import Facts, Membership
-from dafu.rings.scoring import Candidate, Component, Shared, Times, Use, User
+from dafu.rings.scoring import Candidate, Shared, Times, Use, User
+from tests.rings.naive import component_of
 
 NOW = 1_700_000_000_000
 
@@ -27,7 +28,7 @@ def portrait(
         for name in names
     ]
     uses = [Use(i, NOW, NOW) for i in range(len(names))]
-    component = Component.of(users, [Shared("device:fp", 1.0, len(names), uses)], Times(NOW, NOW))
+    component = component_of(users, [Shared("device:fp", 1.0, len(names), uses)], Times(NOW, NOW))
     numbers = list(range(len(names)))
     return Portrait(
         component,

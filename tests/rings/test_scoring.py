@@ -21,7 +21,6 @@ from dafu.rings.parting import LEVELS, MIN_MEMBERS, PRIOR, WEIGHTS, synchrony
 from dafu.rings.records import Facts, Kind
 from dafu.rings.scoring import (
     Candidate,
-    Component,
     Shared,
     Times,
     Use,
@@ -29,7 +28,7 @@ from dafu.rings.scoring import (
     find_candidates,
 )
 from tests.rings import naive
-from tests.rings.naive import evidence
+from tests.rings.naive import component_of, evidence
 
 HOUR = 3_600_000
 BEGAN = 1_700_000_000_000
@@ -65,7 +64,7 @@ def assert_same(found: Sequence[Candidate], wanted: Sequence[Candidate]) -> None
 
 
 def best(users: list[User], things: list[Shared]) -> Candidate | None:
-    component = Component.of(users, sorted(things, key=lambda s: s.name), TIMES)
+    component = component_of(users, sorted(things, key=lambda s: s.name), TIMES)
     return max(find_candidates(component), key=lambda c: c.score, default=None)
 
 
@@ -161,7 +160,7 @@ def test_candidates_hang_together_and_have_no_member_in_common(
     users = [person(f"u{k:02}", age) for k, age in enumerate(ages)]
     things = [shared(kind, f"{i}", comers) for i, (kind, comers) in enumerate(given_things)]
     things = sorted((t for t in things if t.weight), key=lambda t: t.name)
-    found = find_candidates(Component.of(users, things, TIMES))
+    found = find_candidates(component_of(users, things, TIMES))
     assert_same(found, naive.find_candidates(naive.Parts(users, things, TIMES)))
     members = [user for candidate in found for user in candidate.members]
     assert len(members) == len(set(members))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ USUAL: dict[str, Any] = {
     "account_age_days": 300.0,
     "ring_size": 0.0,
     "ring_risk": 0.0,
+    "days_since_ring_joined": math.nan,
     "merchant_count_5m": 3.0,
     "merchant_users_5m": 3.0,
     "merchant_amount_mean_5m": 50.0,
@@ -122,7 +124,8 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("new_country_cash_like", {"new_country": 1, "category": "gift_cards", "amount": 250}, REVIEW),
     ("night_new_merchant", {"is_night": 1, "new_merchant": 1, "amount": 1200,
                             "amount_to_user_median_30d": 11}, REVIEW),
-    ("fraud_ring", {"ring_size": 3, "ring_risk": 0.71}, REVIEW),
+    ("fraud_ring", {"ring_size": 3, "ring_risk": 0.71, "days_since_ring_joined": 2.9,
+                    "new_merchant": 1, "amount_to_merchant_mean_30d": 2.1}, REVIEW),
     ("card_testing_merchant", {"merchant_count_5m": 8, "merchant_users_5m": 7, "amount": 1,
                                "merchant_amount_mean_5m": 1}, REVIEW),
     ("merchant_burst", {"merchant_burst_users": 12, "merchant_burst_score": 0.5}, REVIEW),

@@ -16,6 +16,7 @@ from dafu.features.catalogue import ALIASES, CATALOGUE_HASH, FEATURES
 from dafu.partitioner import partitions_for
 from dafu.registry import SWITCH_KEY, Candidate, Lineup, ModelRef, Switch, encode_switch
 from dafu.stages.batch import InputBatch
+from dafu.stages.identifiers import IdentifierOutput
 from dafu.stages.switches import apply_switch
 from dafu.tables.inspect import describe_merchant, describe_user
 from dafu.tables.ownership import Position
@@ -193,6 +194,8 @@ async def test_status(worker: Worker) -> None:
     worker.users.counters.records = 60
     worker.users.counters.last_batch_at = START / 1000
     worker.merchants.by_outcome["review"] = 3
+    assert worker.agents.identifiers is not None
+    worker.agents.identifiers.count(IdentifierOutput(changes={}, rejected=[], ignored=2))
     worker.reporter.monitor.progress.observe(1.0, {TP("transactions", 0): Offsets(7, 9, False)})
     answer = await worker.ask("/v1/status")
     assert answer.status == 200
@@ -207,6 +210,8 @@ async def test_status(worker: Worker) -> None:
     assert status["agents"]["users"]["last_batch_at"] == "2023-11-14T22:13:20.000Z"
     assert status["agents"]["merchants"]["last_batch_at"] is None
     assert status["agents"]["merchants"]["decisions"] == {"approve": 0, "review": 3, "block": 0}
+    assert status["agents"]["identifiers"]["ignored"] == 2
+    assert status["agents"]["rings"]["graph"] is None
     version = worker.merchants.stage.rules.version
     assert status["rules"] == {"version": version, "live": 1, "shadow": 1, "off": 1}
     assert status["model"] == {"name": None, "version": None, "degraded": True}
