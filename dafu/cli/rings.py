@@ -152,6 +152,10 @@ def _figures(name: str, figures: RingFigures) -> None:
         f"{_percent(figures.member_precision)} of their members are members; "
         f"mistaken: {mistaken or 'none'}"
     )
+    typer.echo(
+        f"  apart from these, {figures.reported_campaigns} reported rings are parts of campaigns "
+        f"of card testing; {figures.campaigns.found} of {figures.campaigns.rings} were found whole"
+    )
     if figures.delay_median is not None:
         typer.echo(
             f"  noticed {figures.noticed}, after {figures.delay_median:.0f} more transactions of "

@@ -9,6 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dafu.generator.plan import Plan, join
+from dafu.rings.truth import CAMPAIGN
 
 I64 = NDArray[np.int64]
 
@@ -40,7 +41,7 @@ def put_together(
         What rings do, and their kinds.
     """
     campaigns = int(fraud.group.max(initial=-1)) + 1
-    kinds = [*rings, *["card_testing"] * campaigns]
+    kinds = [*rings, *[CAMPAIGN] * campaigns]
     for plan, first in ((fraud, len(rings)), (genuine, len(kinds))):
         plan.group[plan.group >= 0] += first
     ids = [f"ring-{i:06d}" for i in range(len(kinds))]

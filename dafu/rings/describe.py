@@ -17,6 +17,8 @@ MAX_LISTED_MEMBERS: Final = 100
 MAX_LISTED_EVIDENCE: Final = 100
 MAX_LISTED_EDGES: Final = 300
 _HOUR_MS: Final = 3_600_000
+_BUSY: Final = 60
+"""Transactions of a member in 30 days that are worth a word."""
 _NOUNS: Final = {"device": "device", "ip": "IP address", "card": "card", "email": "e-mail address"}
 
 
@@ -27,7 +29,7 @@ class Portrait:
         self._component = component
         self._candidate = candidate
         self._users = [component.user(i) for i in candidate.members]
-        self._place = {number: at for at, number in enumerate(candidate.members)}
+        inside = set(candidate.members)
         self.members = [user.name for user in self._users]
         self.score = candidate.score
         self.parts = {name: round(value, 3) for name, value in candidate.parts.items()}
@@ -39,7 +41,8 @@ class Portrait:
         self._frauds = [f.frauds > 0 for f in facts]
         self.blocked, self.frauds = sum(self._blocked), sum(self._frauds)
         self.identifiers = len(candidate.shared)
-        uses = [use for i in candidate.shared for use in component.shared(i).uses]
+        self._shared = [component.shared(i).among(inside) for i in candidate.shared]
+        uses = [use for each in self._shared for use in each.uses]
         self.first_seen = min(use.first for use in uses)
         self.last_seen = max(use.last for use in uses)
         self.due = min(use.last for use in uses) + WINDOW_MS
@@ -51,8 +54,7 @@ class Portrait:
     @cached_property
     def _ranked(self) -> list[Shared]:
         """What members share, by how many of them share it."""
-        shared = [self._component.shared(i) for i in self._candidate.shared]
-        return sorted(shared, key=lambda each: (-len(each.uses), -each.weight, each.name))
+        return sorted(self._shared, key=lambda each: (-len(each.uses), -each.weight, each.name))
 
     @cached_property
     def _ties(self) -> dict[int, Shared]:
@@ -127,7 +129,7 @@ class Portrait:
         new = sum(map(self._is_new, self._candidate.members))
         if new:
             found.append(f"{new} of {size} accounts were new when they joined")
-        if parts["velocity"] >= 0.3:
+        if self.transactions >= _BUSY * size:
             found.append(f"{self.transactions} transactions in 30 days")
         return found
 

@@ -37,7 +37,7 @@ from dafu.rings.encoding import pack, reader
 from dafu.rings.graph import I32, Graph
 from dafu.rings.hubs import component_of_hubs
 from dafu.rings.identifiers import LEAST_WEIGHT, WINDOW_MS
-from dafu.rings.parting import MIN_MEMBERS
+from dafu.rings.parting import IDLE, MIN_MEMBERS
 from dafu.rings.records import Activity, Facts, Link, Membership, RingAlert
 from dafu.rings.scoring import Component, Times, Uses, find_candidates
 from dafu.tables.migrations import damaged
@@ -310,7 +310,7 @@ class RingEngine:
             levels.update(dict.fromkeys(found.users.tolist(), level + 1))
         else:
             self.counters.oversized += 1
-            found = component_of_hubs(graph, row, clock, MAX_USERS)
+            found = component_of_hubs(graph, row, WEIGHTS[-1], clock, MAX_USERS)
         users, identifiers, links, _ = found
         if len(users) < MIN_MEMBERS:
             return None
@@ -427,10 +427,10 @@ class RingEngine:
         return engine
 
 
-def _about(facts: Facts) -> tuple[int, int, int, int]:
+def _about(facts: Facts) -> tuple[int, int, int, int, bool]:
     """Facts as far as a ring is looked at again when they change: amounts by their magnitude."""
     magnitudes = facts.transactions.bit_length(), int(facts.amount).bit_length()
-    return *magnitudes, facts.frauds, facts.blocked_at
+    return *magnitudes, facts.frauds, facts.blocked_at, facts.transactions <= IDLE
 
 
 def _by_name(rows: I32, texts: Sequence[str]) -> tuple[list[str], I32]:

@@ -15,7 +15,10 @@ figure                 meaning
 =====================  =========================================================================
 
 Known rings that never tied three members together count for nothing here: there is nothing to
-find. Pure: knows reports and truth, and no file. Needs the `train` extra.
+find. Campaigns of card testing are another kind of fraud, which is told of at the merchant: they
+are no rings that are asked for, and a report most of whose members are one campaign's is neither a
+ring nor a mistake; both are counted apart. Pure: knows reports and truth, and no file. Needs the
+`train` extra.
 """
 
 from __future__ import annotations
@@ -50,7 +53,9 @@ class Found(Struct, frozen=True):
 class RingFigures(Struct, frozen=True):
     """Figures of reported rings; a share of nothing is None.
 
-    `kinds` splits `rings` and `found` by the kind of the known rings. `mistaken` says what the
+    `kinds` splits `rings` and `found` by the kind of the known rings. `campaigns` are the known
+    campaigns of card testing and those found among them; `reported_campaigns` are reported rings
+    that are parts of one, and none of the `reported` ones. `mistaken` says what the
     reported rings are that are no rings: the kind of look-alike that most members are in,
     or `other`. `delay_median` and `delay_p90` are over the `noticed` rings, those of which three
     members were in one report.
@@ -61,6 +66,8 @@ class RingFigures(Struct, frozen=True):
     recall: float | None
     isolated: int
     kinds: dict[str, Found]
+    campaigns: Found
+    reported_campaigns: int
     reported: int
     precision: float | None
     member_precision: float | None
@@ -112,13 +119,16 @@ def evaluate_rings(reports: Sequence[Report], truth: Truth) -> RingFigures:
 
     Without times in the reports there are no delays.
     """
-    known = [group for group in truth.groups if group.fraud and group.reached_at is not None]
+    known = [group for group in truth.groups if group.is_ring and group.reached_at is not None]
     found, isolated, noticed = _first_reports(reports, known, truth.min_size)
-    last = {report.ring_id: report for report in reports}
+    campaigns = [group for group in truth.groups if group.fraud and not group.is_ring]
+    tested, _, _ = _first_reports(reports, campaigns, truth.min_size)
     groups = _groups_of(truth)
-    verdicts = [_most(report.members, groups) for report in last.values()]
-    criminals = {user for group in truth.groups if group.fraud for user in group.members}
-    members = [user for report in last.values() for user in report.members]
+    latest = {report.ring_id: report for report in reports}.values()
+    judged = [(report, _most(report.members, groups)) for report in latest]
+    last = [(report, most) for report, most in judged if not _is_campaign(most)]
+    criminals = {user for group in truth.groups if group.is_ring for user in group.members}
+    members = [user for report, _ in last for user in report.members]
     delays = [
         _transactions_between(ring, noticed[ring.group_id])
         for ring in known
@@ -126,13 +136,15 @@ def evaluate_rings(reports: Sequence[Report], truth: Truth) -> RingFigures:
     ]
     kinds = Counter(ring.kind for ring in known)
     hits = Counter(ring.kind for ring in known if ring.group_id in found)
-    wrong = [group for group in verdicts if group is None or not group.fraud]
+    wrong = [most for _, most in last if most is None or not most.fraud]
     return RingFigures(
         rings=len(known),
         found=len(found),
         recall=_share(len(found), len(known)),
         isolated=len(isolated),
         kinds={kind: Found(count, hits[kind]) for kind, count in sorted(kinds.items())},
+        campaigns=Found(len(campaigns), len(tested)),
+        reported_campaigns=len(judged) - len(last),
         reported=len(last),
         precision=_share(len(last) - len(wrong), len(last)),
         member_precision=_share(sum(user in criminals for user in members), len(members)),
@@ -180,11 +192,19 @@ def _groups_of(truth: Truth) -> dict[str, list[KnownGroup]]:
 
 
 def _most(members: list[str], groups: dict[str, list[KnownGroup]]) -> KnownGroup | None:
-    """The group that more than half of these users are in, rings before look-alikes."""
+    """The group that more than half of these users are in: rings before campaigns before others."""
     by_id = {group.group_id: group for user in members for group in groups.get(user, ())}
     hits = Counter(group.group_id for user in members for group in groups.get(user, ()))
     large = [by_id[name] for name, count in hits.items() if 2 * count > len(members)]
-    return min(large, key=lambda g: (not g.fraud, -hits[g.group_id], g.group_id), default=None)
+
+    def rank(group: KnownGroup) -> tuple[bool, bool, int, str]:
+        return not group.is_ring, not group.fraud, -hits[group.group_id], group.group_id
+
+    return min(large, key=rank, default=None)
+
+
+def _is_campaign(group: KnownGroup | None) -> bool:
+    return group is not None and group.fraud and not group.is_ring
 
 
 def _transactions_between(ring: KnownGroup, noticed: int | None) -> int:

@@ -3,8 +3,10 @@
 Campaigns that go on for weeks have victims in common, a user here and there, until hundreds of
 accounts hang together. So identifiers go together here only if they share some users (`BRIDGES`,
 as few as keep the whole small enough), and each user counts for the one identifier that ties him
-the most: of the greatest weight, then of the most users, then the first by name. Thus each user is
-in one part, and whoever is in it finds the same part.
+the most: of the greatest weight, then of the most users, then the first by name. Weaker identifiers
+than those by which the component is too large do not count: by these a part would reach users who
+are in a component of their own without them. Thus each user is in one part, and whoever is in it
+finds the same part.
 
 Pure: reads a graph and its names; the numbers of rows do not matter.
 """
@@ -22,20 +24,21 @@ from dafu.rings.identifiers import WINDOW_MS
 BRIDGES: Final = (2, 3, 5)
 
 
-def component_of_hubs(graph: Graph, user: int, clock: int, most: int) -> Component:
+def component_of_hubs(graph: Graph, user: int, level: float, clock: int, most: int) -> Component:
     """The part that a user is in.
 
     Parameters
     ----------
     graph : Graph
     user : int
-        Row of one who has links that hold.
+        Row of one whose component by identifiers of this weight or more is too large.
+    level : float
     clock : int
         Links are seen that hold at this time.
     most : int
         Users that the identifiers of the part may have, unless it is just one.
     """
-    view = _View(graph, clock)
+    view = _View(graph, level, clock)
     hub = view.strongest(user)
     hubs = {hub}
     for bridge in BRIDGES:
@@ -44,25 +47,25 @@ def component_of_hubs(graph: Graph, user: int, clock: int, most: int) -> Compone
             hubs = around
             break
     users = {other for i in hubs for other in view.users_of(i) if view.strongest(other) in hubs}
-    links = [row for other in users for row in view.links_of(other)]
+    links = [row for other in users for row in view.every_link_of(other)]
     identifiers = np.unique(graph.links["identifier"][links])
     return Component(np.array(sorted(users), np.int32), identifiers, np.array(links, np.int32))
 
 
 class _View:
-    """A graph's links that hold; what was asked is remembered."""
+    """Links that hold, to identifiers of this weight or more; what was asked is remembered."""
 
-    def __init__(self, graph: Graph, clock: int) -> None:
+    def __init__(self, graph: Graph, level: float, clock: int) -> None:
         self._graph = graph
+        self._level = level
         self._since = clock - WINDOW_MS
-        self._links: dict[int, list[int]] = {}
+        self._identifiers: dict[int, list[int]] = {}
         self._users: dict[int, list[int]] = {}
         self._strongest: dict[int, int] = {}
 
-    def links_of(self, user: int) -> list[int]:
-        if user not in self._links:
-            self._links[user] = self._holding(self._graph.links_of(user))
-        return self._links[user]
+    def every_link_of(self, user: int) -> list[int]:
+        """A user's links to whatever identifiers."""
+        return self._holding(self._graph.links_of(user))
 
     def users_of(self, identifier: int) -> list[int]:
         if identifier not in self._users:
@@ -71,8 +74,11 @@ class _View:
         return self._users[identifier]
 
     def identifiers_of(self, user: int) -> list[int]:
-        found: list[int] = self._graph.links["identifier"][self.links_of(user)].tolist()
-        return found
+        if user not in self._identifiers:
+            held = self._graph.links["identifier"][self.every_link_of(user)]
+            strong = held[self._graph.identifiers["weight"][held] >= self._level]
+            self._identifiers[user] = strong.tolist()
+        return self._identifiers[user]
 
     def _holding(self, rows: list[int]) -> list[int]:
         last = self._graph.links["last"][rows].tolist()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dafu.kernel import kernel
-from dafu.rings.identifiers import CAPACITY, DAY_MS, WINDOW_MS
+from dafu.rings.identifiers import DAY_MS, WINDOW_MS
 from dafu.rings.records import KINDS
 
 I64 = NDArray[np.int64]
@@ -26,59 +26,63 @@ LEVELS: Final = (0.7, 0.5, 0.35, 0.25, 0.15, 0.08)
 SOON_MS: Final = DAY_MS // 2
 """Users who came to something this long after each other came together, about."""
 
+TOGETHER_MS: Final = 3 * DAY_MS
+"""Members who came this long after each other came together, about."""
+
 YOUNG_MS: Final = 10 * DAY_MS
 """An account that is this old when it joins is no new one any more, about."""
+
+OPENED_MS: Final = 2 * DAY_MS
+"""Who joins this long after opening an account opened it for that, about; of somebody who was there
+when the log began, and joined so soon, it is not known when he did."""
+
+IDLE: Final = 5
+"""Transactions in 30 days of an account that is hardly used, at most."""
+
+BRIDGE_MS: Final = 2 * DAY_MS
+"""A user who alone leads from one group to another came to both within this time, if he is a
+member of both: a ring's members use its things in turn, and a victim of two is found by each in
+its own time."""
 
 START_MS: Final = 7 * DAY_MS
 """Who was there this soon after the log began may have been there long before."""
 
 UNKNOWN: Final = 0.1
-"""What `youth` and `novelty` are taken for where the log does not reach back far enough."""
+"""What `novelty` is taken for where the log does not reach back far enough."""
 
 WEIGHTS: Final[dict[str, float]] = {
-    "things": 2.5,
-    "size": 1.2,
-    "place": -1.5,
-    "household": -2.0,
-    "pairs": -1.5,
-    "kinds": 0.3,
-    "density": 0.3,
-    "synchrony": 2.4,
-    "youth": 1.2,
-    "novelty": 1.6,
-    "beyond": 0.6,
-    "velocity": 0.5,
-    "known": 3.0,
+    "things": 6.7,
+    "place": -0.9,
+    "pairs": -0.3,
+    "synchrony": 3.4,
+    "youth": 1.8,
+    "novelty": 3.7,
+    "idle": 3.1,
+    "known": 3.9,
 }
-"""Log-odds of each part at its fullest.
+"""Log-odds of each part at its fullest: coefficients of a logistic regression over candidates of
+simulated worlds (`docs/rings.md` says how).
 
 * `things`: members are tied by what one holds in hand: devices, cards, mailboxes. Passing a device
   round takes trust or one owner; strangers share an address without knowing.
-* `size`, as far as by things: a household has few members; `place`, as far as by addresses alone:
-  the more people, the more it is a place. Both grow with the logarithm, full at 24.
-* `household`: no more members than live together, who neither opened their accounts nor met just
-  now, nor came at the same time.
+* `place`: as far as members are tied by addresses alone, the more people, the more it is a place.
+  Grows with the logarithm, full at 24.
 * `pairs`: nothing is shared by three members: who hands a device on is linked with two people, who
   do not know each other.
-* `beyond`: members whose devices, cards or mailboxes have as many users as a household has people
-  (`CAPACITY`), or more.
-* `kinds`, `density`: shared identifiers of several kinds, several for each member. Little, since
-  families have that as well.
-* `synchrony`: members came close after one another (`SOON_MS`): one hand took them into use.
-* `youth`: accounts were opened shortly before they joined (`YOUNG_MS`).
+* `synchrony`: members came close after one another (`TOGETHER_MS`): one hand took them into use.
+  Those of whom it is not known when they came, since the log began then, count as apart.
+* `youth`: accounts were opened as they joined (`OPENED_MS`).
 * `novelty`: members had nothing to do with anybody until then, as whoever was taken over.
-* `velocity`: transactions a day. Little: there are busy people.
+* `idle`: accounts are hardly used (`IDLE`): they were opened and kept for this, or just now.
 * `known`: members were blocked or are known for fraud; full at half of them.
 """
 
-PRIOR: Final = -2.9
+PRIOR: Final = -8.4
 """Log-odds for three users who share something, before anything is known of how."""
 
 _LEVELS: Final = np.array(LEVELS)
 _WEIGHTS: Final = np.array(list(WEIGHTS.values()))
-_CAPACITY: Final = np.array([CAPACITY[kind] for kind in KINDS])
 _ADDRESS: Final = KINDS.index("ip")
-_HOME: Final = CAPACITY["ip"]
 _FULL_SIZE: Final = 3.0  # binary orders of magnitude above MIN_MEMBERS
 
 
@@ -111,19 +115,26 @@ def synchrony(times: I64) -> float:
 
 
 @kernel
-def _velocity(person: Any) -> float:
-    """From 0 for one transaction a day to 1 for thirty-two, over the life of the account."""
-    days = min(max(person.as_of - person.since, 0) / DAY_MS, 30.0)
-    rate = person.transactions / max(days, 1.0)
-    return min(math.log2(max(rate, 1.0)) / 5.0, 1.0)
+def _is_dated(since: int, joined: int, began: int) -> bool:
+    """Whether it is known when somebody joined, and not just that it was before he was seen."""
+    return bool(since >= began + START_MS or joined - since > OPENED_MS)
+
+
+@kernel
+def _gap(times: I64, order: I64, k: int) -> int:
+    """From the k-th of the times, two or more, in their order, to the nearest other one."""
+    gap = np.iinfo(np.int64).max
+    if k > 0:
+        gap = times[order[k]] - times[order[k - 1]]
+    if k + 1 < len(order):
+        gap = min(gap, times[order[k + 1]] - times[order[k]])
+    return gap
 
 
 @kernel
 def _youth(since: int, joined: int, began: int) -> float:
-    """1 for an account that joined as soon as it was opened; a guess where that is not known."""
-    if since < began + START_MS:
-        return UNKNOWN if joined < began + 2 * START_MS else 0.0
-    return math.exp(-max(joined - since, 0) / YOUNG_MS)
+    """1 for an account that joined as soon as it was opened; 0 where it is not known when."""
+    return math.exp(-max(joined - since, 0) / OPENED_MS) if since >= began + START_MS else 0.0
 
 
 @kernel
@@ -138,9 +149,7 @@ def _novelty(tied: int, joined: int, began: int) -> float:
 def _judge(
     people: Any,
     flagged: NDArray[np.bool_],
-    busy: F64,
     strength: F64,
-    weight: F64,
     kind: I64,
     starts: I64,
     user: I64,
@@ -150,65 +159,61 @@ def _judge(
     shared: I64,
     own: F64,
     joined: I64,
+    inside: NDArray[np.bool_],
     parts: F64,
 ) -> float:
-    """The score of a group, and its parts. `own` [users, 3] and `joined` [users] are scratch."""
+    """The score of a group, and its parts. `own` [users, 2] and `joined` [users] are scratch, and
+    so is `inside` [users], all False before and after."""
     n = len(members)
     for u in members:
+        inside[u] = True
         own[u, 0] = own[u, 1] = 1.0
-        own[u, 2] = 0.0
         joined[u] = np.iinfo(np.int64).max
-    kinds = uses = most = 0
+    most = 0
     for i in shared:
-        kinds |= 1 << kind[i]
-        uses += starts[i + 1] - starts[i]
-        most = max(most, starts[i + 1] - starts[i])
+        count = 0
+        for at in range(starts[i], starts[i + 1]):
+            count += 1 if inside[user[at]] else 0
+        most = max(most, count)
         is_thing = kind[i] != _ADDRESS
-        crowd = is_thing and starts[i + 1] - starts[i] > _CAPACITY[kind[i]]
         for at in range(starts[i], starts[i + 1]):
             u = user[at]
+            if not inside[u]:
+                continue
             own[u, 0] *= 1.0 - strength[i]
             joined[u] = min(joined[u], first[at])
             if is_thing:
                 own[u, 1] *= 1.0 - strength[i]
-            if crowd:
-                own[u, 2] = max(own[u, 2], weight[i])
-    loose = apart = beyond = youth = novelty = velocity = known = 0.0
+    loose = apart = youth = novelty = idle = known = 0.0
     came = np.empty(n, np.int64)
     for k in range(n):
         u = members[k]
         came[k] = joined[u]
         loose += own[u, 0]
         apart += own[u, 1]
-        beyond += own[u, 2]
         youth += _youth(people[u].since, joined[u], began)
+        idle += 1.0 if people[u].transactions <= IDLE else 0.0
         novelty += _novelty(people[u].tied, joined[u], began)
-        velocity += busy[u]
         known += 1.0 if flagged[u] else 0.0
-    came.sort()
-    several = -1
-    for k in range(len(_CAPACITY)):
-        several += (kinds >> k) & 1
+        inside[u] = False
+    order = np.argsort(came, kind="mergesort")
+    close = 0.0
+    for k in range(n):
+        u = members[order[k]]
+        if _is_dated(people[u].since, joined[u], began):
+            close += math.exp(-_gap(came, order, k) / TOGETHER_MS)
     things = 1.0 - apart / n
     # What is said of a place that hardly ties anybody says little of them.
     hold = min(2.0 * (1.0 - loose / n), 1.0)
     size = min(math.log2(n / MIN_MEMBERS) / _FULL_SIZE, 1.0)
-    youth /= n
-    novelty /= n
-    close = synchrony(came)
     parts[0] = things
-    parts[1] = size * things
-    parts[2] = size * (1.0 - things)
-    parts[3] = 1.0 - max(youth, novelty, close) if n <= _HOME else 0.0
-    parts[4] = 1.0 if most < MIN_MEMBERS else 0.0
-    parts[5] = min(several / 2.0, 1.0)
-    parts[6] = min((uses / n - 1.0) / 2.0, 1.0)
-    parts[7] = hold * close
-    parts[8] = youth
-    parts[9] = hold * novelty
-    parts[10] = beyond / n
-    parts[11] = velocity / n
-    parts[12] = min(2.0 * known / n, 1.0)
+    parts[1] = size * (1.0 - things)
+    parts[2] = 1.0 if most < MIN_MEMBERS else 0.0
+    parts[3] = close / n
+    parts[4] = youth / n
+    parts[5] = hold * novelty / n
+    parts[6] = idle / n
+    parts[7] = min(2.0 * known / n, 1.0)
     total = PRIOR
     for k in range(len(_WEIGHTS)):
         total += _WEIGHTS[k] * parts[k]
@@ -221,6 +226,29 @@ def _root(up: I64, user: int) -> int:
         up[user] = up[up[user]]
         user = up[user]
     return user
+
+
+@kernel
+def _belonging(
+    up: I64, size: I64, users: I64, times: I64, earliest: I64, latest: I64, here: I64
+) -> NDArray[np.bool_]:
+    """Which users of an identifier it joins with each other: all but those who alone lead to a
+    group that they came to at another time. `here` [users] is scratch, all 0 before and after."""
+    joins = np.ones(len(users), np.bool_)
+    for u in users:
+        here[_root(up, u)] += 1
+    for k in range(len(users)):
+        u = users[k]
+        root = _root(up, u)
+        if here[root] == 1 and size[root] >= MIN_MEMBERS:
+            alone = (k == 0 or times[k] - times[k - 1] > BRIDGE_MS) and (
+                k + 1 == len(users) or times[k + 1] - times[k] > BRIDGE_MS
+            )
+            near = earliest[u] - BRIDGE_MS <= times[k] <= latest[u] + BRIDGE_MS
+            joins[k] = near and not alone
+    for u in users:
+        here[_root(up, u)] = 0
+    return joins
 
 
 @kernel
@@ -260,10 +288,8 @@ def take_apart(
     parts = np.empty((most, len(_WEIGHTS)), np.float64)
     chosen = np.zeros(most, np.bool_)
     flagged = np.empty(n, np.bool_)
-    busy = np.empty(n, np.float64)
     for u in range(n):
         flagged[u] = people[u].frauds > 0 or people[u].blocked_at > clock - WINDOW_MS
-        busy[u] = _velocity(people[u])
     strength = np.empty(m, np.float64)
     for i in range(m):
         share = 0.0
@@ -275,8 +301,12 @@ def take_apart(
         )
     order = np.argsort(-strength, kind="mergesort")
 
-    own = np.empty((n, 3), np.float64)
+    own = np.empty((n, 2), np.float64)
     joined = np.empty(n, np.int64)
+    inside = np.zeros(n, np.bool_)
+    here = np.zeros(n, np.int64)
+    earliest = np.full(n, np.iinfo(np.int64).max)
+    latest = np.full(n, np.iinfo(np.int64).min)
     # Groups are chains of users and identifiers behind their root, and so is what is best of them.
     up, last_user, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
     next_user = np.full(n, -1)
@@ -288,9 +318,19 @@ def take_apart(
         while at < m and strength[order[at]] >= _LEVELS[level]:
             i = order[at]
             at += 1
-            root = _root(up, user[starts[i]])
-            for k in range(starts[i] + 1, starts[i + 1]):
+            low, high = starts[i], starts[i + 1]
+            joins = _belonging(up, size, user[low:high], first[low:high], earliest, latest, here)
+            if joins.sum() < 2:
+                continue
+            root = -1
+            for k in range(low, high):
+                if not joins[k - low]:
+                    continue
+                earliest[user[k]] = min(earliest[user[k]], first[k])
+                latest[user[k]] = max(latest[user[k]], first[k])
                 other = _root(up, user[k])
+                if root < 0:
+                    root = other
                 if other == root:
                     continue
                 if size[other] > size[root]:
@@ -333,9 +373,9 @@ def take_apart(
                 each = next_shared[each]
             members[from_member:n_members].sort()
             scores[count] = _judge(
-                people, flagged, busy, strength, weight, kind, starts, user, first, began,
+                people, flagged, strength, kind, starts, user, first, began,
                 members[from_member:n_members], shared[from_shared:n_shared],
-                own, joined, parts[count],
+                own, joined, inside, parts[count],
             )  # fmt: skip
             member_ends[count], shared_ends[count] = n_members, n_shared
             better = True

@@ -64,18 +64,22 @@ class _Place(NamedTuple):
     y: float
 
 
-def draw(ring: RingAlert) -> str:
+def draw(ring: RingAlert, *, styled: bool = True) -> str:
     """The picture of a ring.
 
     Parameters
     ----------
     ring
         Any alert of it; of more than `MAX_NODES` nodes the first ones are drawn.
+    styled
+        Whether it brings its style sheet, as a document of its own does; within a page the page's
+        applies.
 
     Returns
     -------
     str
-        An SVG document without references to anything outside it.
+        An SVG document without references to anything outside it. Groups with a `data-node` are
+        what one might want to move, edges name theirs in `data-from` and `data-to`.
     """
     evidence = ring.evidence[:_MAX_IDENTIFIERS]
     members = ring.members[: MAX_NODES - len(evidence)]
@@ -89,7 +93,7 @@ def draw(ring: RingAlert) -> str:
         f'viewBox="0 0 {_WIDTH:g} {height:g}" width="{_WIDTH:g}" height="{height:g}">',
         f'<title id="title">{_text(_headline(ring))}</title>',
         f'<desc id="desc">{_text(_description(ring, members, evidence))}</desc>',
-        f"<style>{STYLE}</style>",
+        *([f"<style>{STYLE}</style>"] if styled else []),
         '<rect class="bg" fill="#ffffff" width="100%" height="100%"/>',
         f'<text class="head" x="{_MARGIN:g}" y="{_MARGIN + 12:g}">'
         f"{_text(_cut(_headline(ring), _HEADLINE_CHARACTERS))}</text>",
@@ -196,7 +200,8 @@ def _edges(ring: RingAlert, people: dict[str, _Place], things: dict[str, _Place]
             f"to {_moment(edge.last_seen)}"
         )
         yield (
-            f'<path class="edge" stroke="#8c959f" fill="none" '
+            f'<path class="edge" data-from="user:{_text(edge.user_id)}" '
+            f'data-to="{_text(edge.identifier)}" stroke="#8c959f" fill="none" '
             f'stroke-width="{0.8 + 2.2 * weight[edge.identifier]:.1f}" '
             f'd="M{a.x + 11 * towards:g} {a.y:g}C{a.x + bend:g} {a.y:g} {b.x - bend:g} {b.y:g} '
             f'{b.x - 14 * towards:g} {b.y:g}"><title>{_text(seen)}</title></path>'
@@ -229,7 +234,7 @@ def _person(member: Member, at: _Place) -> str:
     if facts.blocked_at:
         told += f", blocked {_moment(facts.blocked_at)}"
     return (
-        f"<g>{shape}<title>{_text(told)}</title>"
+        f'<g data-node="user:{_text(member.user_id)}">{shape}<title>{_text(told)}</title>'
         + (f'<text class="mark" x="{at.x:g}" y="{at.y + 4:g}">{mark}</text>' if mark else "")
         + f'<text class="name{anchor}" x="{x:g}" y="{at.y - 1:g}">'
         f"{_text(_cut(member.user_id, _LABEL_CHARACTERS))}</text>"
@@ -256,7 +261,7 @@ def _thing(item: Evidence, at: _Place) -> str:
         f"weight {item.weight:.2f}"
     )
     return (
-        f"<g>{shape}<title>{_text(told)}</title>"
+        f'<g data-node="{_text(_name(item))}">{shape}<title>{_text(told)}</title>'
         f'<text class="centre" x="{at.x:g}" y="{at.y - 13:g}">'
         f"{_text(_cut(f'{item.kind} {item.value}', _LABEL_CHARACTERS))}</text>"
         f'<text class="soft centre" x="{at.x:g}" y="{at.y + 21:g}">'

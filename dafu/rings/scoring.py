@@ -10,8 +10,10 @@ up for time.
 
 **Parts.** Identifiers are taken in from the strongest evidence to the weakest; at each level of
 `LEVELS` those who hang together by then are a candidate (single linkage, a dendrogram cut at fixed
-heights). A candidate gives way to the larger one that it becomes part of unless that one scores
-less: so a ring comes out with all its members, and without the neighbours of one of them.
+heights), but for a user who alone leads to a group of three or more, and came there at another time
+(`BRIDGE_MS`): he does not make one group of two. A candidate gives way to the larger one that it
+becomes part of unless that one scores less: so a ring comes out with all its members, and without
+the neighbours of one of them.
 
 **Score.** Each part is a number from 0 to 1 with a weight in log-odds (`WEIGHTS`, which says what
 they mean); with `PRIOR` they add up to the log-odds of the score.
@@ -21,7 +23,7 @@ Pure, and the same for equal content in whatever order it was put together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -65,6 +67,10 @@ class Shared(NamedTuple):
     def kind(self) -> Kind:
         """What it is."""
         return kind_of(self.name)
+
+    def among(self, members: Collection[int]) -> Shared:
+        """The identifier with the uses of these users alone."""
+        return self._replace(uses=[use for use in self.uses if use.user in members])
 
 
 class Times(NamedTuple):
@@ -173,14 +179,7 @@ def find_candidates(component: Component, least: float = 0.0) -> list[Candidate]
     Each has MIN_MEMBERS or more and a score of `least` or more; they are ordered by their first
     members' names.
     """
-    uses = component.uses
-    kinds = np.array([_NUMBERS[kind_of(name)] for name in component.things], np.int64)
-    found = Parted(
-        *take_apart(
-            component.people, component.weight, kinds, uses.starts, uses.user, uses.first,
-            component.times.clock, component.times.began,
-        )
-    )  # fmt: skip
+    found = score_groups(component)
     candidates = [
         _candidate(component, found, group)
         for group in np.flatnonzero(found.chosen & (found.scores >= least)).tolist()
@@ -188,15 +187,33 @@ def find_candidates(component: Component, least: float = 0.0) -> list[Candidate]
     return sorted(candidates, key=lambda candidate: candidate.members[0])
 
 
+def score_groups(component: Component) -> Parted:
+    """All groups that a component is taken apart into, with their scores."""
+    uses = component.uses
+    kinds = np.array([_NUMBERS[kind_of(name)] for name in component.things], np.int64)
+    return Parted(
+        *take_apart(
+            component.people, component.weight, kinds, uses.starts, uses.user, uses.first,
+            component.times.clock, component.times.began,
+        )
+    )  # fmt: skip
+
+
+def members_of(found: Parted, group: int) -> list[int]:
+    """Numbers of the users of a group."""
+    return _slice(found.members, found.member_ends, group)
+
+
 _NUMBERS: Final[dict[str, int]] = {kind: number for number, kind in enumerate(KINDS)}
 
 
 def _candidate(component: Component, found: Parted, group: int) -> Candidate:
-    members = _slice(found.members, found.member_ends, group)
+    members = members_of(found, group)
     shared = sorted(_slice(found.shared, found.shared_ends, group))
+    inside = set(members)
     joined: dict[int, int] = {}
     for number in shared:
-        for user, first, _ in component.shared(number).uses:
+        for user, first, _ in component.shared(number).among(inside).uses:
             joined[user] = min(joined.get(user, first), first)
     parts = dict(zip(WEIGHTS, found.parts[group].tolist(), strict=True))
     return Candidate(members, shared, joined, parts, float(found.scores[group]))

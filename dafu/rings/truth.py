@@ -6,10 +6,16 @@ the customers of a carrier. Knows nothing of how rings are found.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 from msgspec import Struct
 
 from dafu.errors import DafuError
+
+CAMPAIGN: Final = "card_testing"
+"""The kind of groups whose members have been tried out by machines, and are told of as bursts at
+the merchant."""
 
 
 class TruthError(DafuError):
@@ -36,6 +42,11 @@ class KnownGroup(Struct, frozen=True, omit_defaults=True):
     reached: str | None = None
     reached_at: int | None = None
     times: list[int] = []
+
+    @property
+    def is_ring(self) -> bool:
+        """Whether it is a ring of accounts: fraud, and no campaign of card testing."""
+        return self.fraud and self.kind != CAMPAIGN
 
 
 class Truth(Struct, frozen=True):

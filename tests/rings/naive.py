@@ -11,23 +11,26 @@ import numpy as np
 from msgspec import structs
 
 from dafu.rings.graph import USER
-from dafu.rings.identifiers import CAPACITY, DAY_MS
 from dafu.rings.parting import (
+    BRIDGE_MS,
+    IDLE,
     LEVELS,
     MIN_MEMBERS,
+    OPENED_MS,
     PRIOR,
     SOON_MS,
     START_MS,
+    TOGETHER_MS,
     UNKNOWN,
     WEIGHTS,
     YOUNG_MS,
 )
-from dafu.rings.records import Facts
 from dafu.rings.scoring import (
     Candidate,
     Component,
     Shared,
     Times,
+    Use,
     User,
     Uses,
     is_flagged,
@@ -95,7 +98,9 @@ def find_candidates(component: Parts) -> list[Candidate]:
     for level in LEVELS:
         changed: set[int] = set()
         while at < len(order) and strength[order[at]] >= level:
-            changed.add(groups.take(order[at], shared[order[at]], best))
+            root = groups.take(order[at], shared[order[at]], best)
+            if root is not None:
+                changed.add(root)
             at += 1
         for root in sorted({groups.root(i) for i in changed}):
             members = groups.members[root]
@@ -110,10 +115,11 @@ def find_candidates(component: Parts) -> list[Candidate]:
 
 
 class _Groups:
-    """Users who hang together so far (union by size), and what they share."""
+    """Users who hang together so far (union by size), what they share, and when each came."""
 
     def __init__(self, users: int) -> None:
         self._up = list(range(users))
+        self._came: list[list[int]] = [[] for _ in range(users)]
         self.members = [[i] for i in range(users)]
         self.shared: list[list[int]] = [[] for _ in range(users)]
 
@@ -123,10 +129,14 @@ class _Groups:
             user = self._up[user]
         return user
 
-    def take(self, number: int, shared: Shared, best: dict[int, list[Candidate]]) -> int:
-        """Join the users of an identifier, and what is best of each part; their root."""
-        root = self.root(shared.uses[0].user)
-        for use in shared.uses[1:]:
+    def take(self, number: int, shared: Shared, best: dict[int, list[Candidate]]) -> int | None:
+        """Join the users of an identifier, and what is best of each part; their root, if any."""
+        uses = [use for use in shared.uses if self._belongs(use, shared.uses)]
+        if len(uses) < 2:
+            return None
+        root = self.root(uses[0].user)
+        for use in uses:
+            self._came[use.user].append(use.first)
             other = self.root(use.user)
             if other == root:
                 continue
@@ -141,6 +151,16 @@ class _Groups:
         self.shared[root].append(number)
         return root
 
+    def _belongs(self, use: Use, uses: Sequence[Use]) -> bool:
+        """Whether he is more than the only one who leads to his group, and from another time."""
+        root = self.root(use.user)
+        others = [other for other in uses if other is not use]
+        if len(self.members[root]) < MIN_MEMBERS or root in {self.root(o.user) for o in others}:
+            return True
+        came = self._came[use.user]
+        near = min(came) - BRIDGE_MS <= use.first <= max(came) + BRIDGE_MS
+        return near and any(abs(o.first - use.first) <= BRIDGE_MS for o in others)
+
 
 class _Judge:
     """Scores parts of one component."""
@@ -151,26 +171,24 @@ class _Judge:
         self._users, self._shared, self._times = component
         self._strength = strength
         self._flagged = flagged
-        self._busy = [_velocity(user.facts) for user in component.users]
 
     def candidate(self, members: list[int], numbers: list[int]) -> Candidate:
         """Score members (ascending) who hang together by these identifiers."""
         joined: dict[int, int] = {}
         for i in numbers:
-            for user, first, _ in self._shared[i].uses:
+            for user, first, _ in self._shared[i].among(members).uses:
                 joined[user] = min(joined.get(user, first), first)
-        parts = self._ties(members, numbers) | self._people(members)
-        came = synchrony(sorted(joined.values()))
-        youth = self._mean(_youth, members, joined)
-        novelty = self._mean(_novelty, members, joined)
-        few = len(members) <= CAPACITY["ip"]
+        parts = self._ties(members, numbers)
         # What is said of a place that hardly ties anybody says little of them.
         hold = parts.pop("hold")
+        n = len(members)
+        facts = [self._users[u].facts for u in members]
         parts |= {
-            "household": few * (1.0 - max(youth, novelty, came)),
-            "synchrony": hold * came,
-            "youth": youth,
-            "novelty": hold * novelty,
+            "synchrony": self._synchrony(members, joined),
+            "youth": self._mean(_youth, members, joined),
+            "novelty": hold * self._mean(_novelty, members, joined),
+            "idle": sum(each.transactions <= IDLE for each in facts) / n,
+            "known": min(2.0 * sum(self._flagged[u] for u in members) / n, 1.0),
         }
         total = PRIOR + sum(weight * parts[name] for name, weight in WEIGHTS.items())
         score = round(1.0 / (1.0 + math.exp(-total)), 6)
@@ -179,40 +197,32 @@ class _Judge:
     def _ties(self, members: list[int], numbers: list[int]) -> dict[str, float]:
         """Parts that are about what is shared, and `hold`: how far anything ties the members."""
         by_things, by_any = dict.fromkeys(members, 1.0), dict.fromkeys(members, 1.0)
-        beyond: dict[int, float] = dict.fromkeys(members, 0.0)
-        uses = most = 0
+        most = 0
         for i in numbers:
-            each, doubt = self._shared[i], 1.0 - self._strength[i]
-            uses += len(each.uses)
+            each, doubt = self._shared[i].among(members), 1.0 - self._strength[i]
             most = max(most, len(each.uses))
             for user, _, _ in each.uses:
                 by_any[user] *= doubt
                 if each.kind != "ip":
                     by_things[user] *= doubt
-                    if len(each.uses) > CAPACITY[each.kind]:
-                        beyond[user] = max(beyond[user], each.weight)
         n = len(members)
         things = 1.0 - sum(by_things.values()) / n
-        size = min(math.log2(n / MIN_MEMBERS) / 3.0, 1.0)
-        kinds = len({self._shared[i].kind for i in numbers})
         return {
             "things": things,
-            "size": size * things,
-            "place": size * (1.0 - things),
+            "place": min(math.log2(n / MIN_MEMBERS) / 3.0, 1.0) * (1.0 - things),
             "pairs": float(most < MIN_MEMBERS),
-            "kinds": min((kinds - 1) / 2.0, 1.0),
-            "density": min((uses / n - 1.0) / 2.0, 1.0),
-            "beyond": sum(beyond.values()) / n,
             "hold": min(2.0 * (1.0 - sum(by_any.values()) / n), 1.0),
         }
 
-    def _people(self, members: list[int]) -> dict[str, float]:
-        """Parts that are about the members themselves."""
-        n = len(members)
-        return {
-            "velocity": sum(self._busy[u] for u in members) / n,
-            "known": min(2.0 * sum(self._flagged[u] for u in members) / n, 1.0),
-        }
+    def _synchrony(self, members: list[int], joined: dict[int, int]) -> float:
+        """How close members came after one another; 0 for those of whom it is not known when."""
+        total = 0.0
+        for u in members:
+            since = self._users[u].facts.since
+            known = since >= self._times.began + START_MS or joined[u] - since > OPENED_MS
+            gap = min(abs(joined[u] - joined[other]) for other in members if other != u)
+            total += known * math.exp(-gap / TOGETHER_MS)
+        return total / len(members)
 
     def _mean(
         self,
@@ -224,11 +234,11 @@ class _Judge:
 
 
 def _youth(user: User, joined: int, times: Times) -> float:
-    """1 for an account that joined as soon as it was opened; a guess where that is not known."""
+    """1 for an account that joined as soon as it was opened; 0 where it is not known when."""
     since = user.facts.since
     if since < times.began + START_MS:
-        return UNKNOWN if joined < times.began + 2 * START_MS else 0.0
-    return math.exp(-max(joined - since, 0) / YOUNG_MS)
+        return 0.0
+    return math.exp(-max(joined - since, 0) / OPENED_MS)
 
 
 def _novelty(user: User, joined: int, times: Times) -> float:
@@ -236,10 +246,3 @@ def _novelty(user: User, joined: int, times: Times) -> float:
     if user.tied < times.began + START_MS:
         return UNKNOWN
     return math.exp(-max(joined - user.tied, 0) / YOUNG_MS)
-
-
-def _velocity(facts: Facts) -> float:
-    """From 0 for one transaction a day to 1 for thirty-two, over the life of the account."""
-    days = min(max(facts.as_of - facts.since, 0) / DAY_MS, 30.0)
-    rate = facts.transactions / max(days, 1.0)
-    return min(math.log2(max(rate, 1.0)) / 5.0, 1.0)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dafu.rings.evaluation import (
     Found,
@@ -18,7 +19,7 @@ from dafu.rings.evaluation import (
     reports_of,
 )
 from dafu.rings.records import Facts, Member, RingAlert
-from dafu.rings.truth import KnownGroup, Truth, TruthError, decode_truth, encode_truth
+from dafu.rings.truth import CAMPAIGN, KnownGroup, Truth, TruthError, decode_truth, encode_truth
 
 
 def ring(name: str, members: str, times: list[int], reached: int | None = 0) -> KnownGroup:
@@ -84,6 +85,18 @@ def test_most_members_decide_what_a_report_is() -> None:
     assert figures.precision == 0.5
     assert figures.mistaken == {"office": 1, "other": 1}
     assert figures.member_precision == (3 + 0 + 2 + 3) / 16
+
+
+def test_campaigns_of_card_testing_are_neither_rings_nor_mistakes() -> None:
+    campaign = structs.replace(ring("r9", "uvwx", [10, 20, 30]), kind=CAMPAIGN)
+    truth = Truth(3, [*TRUTH.groups, campaign])
+    figures = evaluate_rings([Report("x", 60, list("uvw")), Report("y", 60, list("abcu"))], truth)
+    assert (figures.campaigns, figures.reported_campaigns) == (Found(1, 1), 1)
+    assert (figures.rings, figures.reported, figures.precision) == (2, 1, 1.0)
+    assert figures.member_precision == 3 / 4
+    both = structs.replace(campaign, members=list("abcw"))
+    figures = evaluate_rings([Report("x", 60, list("abc"))], Truth(3, [*TRUTH.groups, both]))
+    assert (figures.reported_campaigns, figures.precision) == (0, 1.0)
 
 
 def test_delay_counts_the_rings_own_transactions() -> None:

@@ -165,7 +165,7 @@ def test_labels_do_not_lie_on_each_other() -> None:
 def test_more_than_can_be_drawn_is_counted() -> None:
     ring = make(150, 40, size=400, identifiers=60)
     svg = draw(ring)
-    shown = len(re.findall(r"<g>", svg))
+    shown = len(re.findall(r"<g data-node=", svg))
     assert shown == MAX_NODES
     assert "Not shown: 330 members, 30 identifiers." in " ".join(texts(svg))
     ET.fromstring(svg)
@@ -223,3 +223,17 @@ def test_hostile_names_stay_text(user: str, value: str, reason: str) -> None:
     for node in root.iter():
         assert not any(name.startswith("on") or "href" in name for name in node.attrib)
     assert not re.search("[\u202a-\u202e\u2066-\u2069]", svg)
+
+
+def test_within_a_page_it_brings_no_style_and_says_what_can_be_moved() -> None:
+    ring = make(3, 2)
+    svg = draw(ring, styled=False)
+    assert "<style" not in svg
+    root = ET.fromstring(svg)
+    nodes = {g.get("data-node") for g in root.iter(f"{SVG}g")}
+    assert nodes == {f"user:{m.user_id}" for m in ring.members} | {
+        f"{e.kind}:{e.value}" for e in ring.evidence
+    }
+    edges = [p for p in root.iter(f"{SVG}path") if p.get("data-from")]
+    assert len(edges) == len(ring.edges)
+    assert all({p.get("data-from"), p.get("data-to")} <= nodes for p in edges)
