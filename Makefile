@@ -91,5 +91,6 @@ kafka-down: ## stop it
 
 clean: ## stop Kafka and remove .venv, caches and what runs left behind
 	scripts/kafka clean
-	rm -rf $(VENV) $(QUIX_VENV) .kafka .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	scripts/prometheus clean
+	rm -rf $(VENV) $(QUIX_VENV) .kafka .prometheus .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """`make bench`: what dafu can do on this machine, each part by itself or all in one run.
 
-Parts: throughput, latency, cpu, recovery, memory, forest, recurrent, rules, rings. Throughput is
-measured on every broker that is given, the others on the last of them.
+Parts: throughput, latency, http, cpu, recovery, memory, forest, recurrent, rules, rings. Throughput
+and http are measured on every broker that is given, the others on the last of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from bench import (
     cpu,
     forest,
+    http,
     latency,
     machine,
     memory,
@@ -74,12 +75,12 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="embedded|kafka|HOST:PORT",
         help="default: embedded, and kafka where Java is installed",
     )
-    parser.add_argument("--partitions", type=int, help="default: 2 for latency, else 4")
+    parser.add_argument("--partitions", type=int, help="default: 2 for latency and http, else 4")
     parser.add_argument("--runs", type=int, help="of throughput, cpu and recovery")
-    parser.add_argument("--rates", type=int, nargs="+", help="latency: transactions a second")
-    parser.add_argument("--workers", type=int, nargs="+", help="latency: how many workers")
-    parser.add_argument("--seconds", type=float, help="latency: how long each run is measured")
-    parser.add_argument("--warm-up", type=float, help="latency: seconds before that")
+    parser.add_argument("--rates", type=int, nargs="+", help="latency, http: transactions a second")
+    parser.add_argument("--workers", type=int, nargs="+", help="latency, http: how many workers")
+    parser.add_argument("--seconds", type=float, help="latency, http: how long a run is measured")
+    parser.add_argument("--warm-up", type=float, help="latency, http: seconds before that")
     parser.add_argument("--users", type=int, help="recovery, memory: how many")
     parser.add_argument("--json", type=Path, help="results file: parts are added or replaced")
     parser.add_argument("--write", type=Path, help="page of results, e.g. docs/benchmarks.md")
@@ -90,7 +91,7 @@ def _measurements(options: argparse.Namespace) -> Iterator[tuple[str, Measuremen
     """What was asked for, broker by broker, each with its title."""
     brokers = options.broker or [EMBEDDED, *([KAFKA] if kafka_available() else [])]
     for kind in brokers:
-        parts = ["throughput"] if "throughput" in options.only else []
+        parts = [p for p in ("throughput", "http") if p in options.only]
         if kind == brokers[-1]:
             others = ("latency", "cpu", "recovery", "memory")
             parts += [p for p in others if p in options.only]
@@ -127,6 +128,15 @@ def _on_broker(part: str, kind: str, options: argparse.Namespace) -> Measurement
                 )
                 plan = replace(latency.QUICK if quick else latency.Plan(), **common, **given)
                 return latency.measure(kind, bootstrap, plan)
+            if part == "http":
+                asked = _given(
+                    rates=options.rates and tuple(options.rates),
+                    workers=options.workers and options.workers[0],
+                    seconds=options.seconds,
+                    warm_up=options.warm_up,
+                )
+                visits = replace(http.QUICK if quick else http.Plan(), **common, **asked)
+                return http.measure(kind, bootstrap, visits)
             if part == "cpu":
                 cost = cpu.QUICK if quick else cpu.Plan()
                 cost = replace(cost, **common, **_given(whole_runs=runs))

@@ -126,8 +126,8 @@ def run(
         out = directory / "arrivals"
         watch = Watch(bootstrap, names[2], plan.partitions, len(records), str(out))
         load = Load(bootstrap, str(file), topic, rate, plan.tick_s, plan.warm_up)
-        consumer = stack.enter_context(_Helper("bench.arrivals", watch, directory))
-        generator = stack.enter_context(_Helper("bench.load", load, directory))
+        consumer = stack.enter_context(Helper("bench.arrivals", watch, directory))
+        generator = stack.enter_context(Helper("bench.load", load, directory))
         start = time.monotonic_ns() + int(_START_IN_S * 1e9)
         generator.tell(start)
         time.sleep(_START_IN_S + plan.warm_up)
@@ -284,7 +284,7 @@ def measure(kind: str, bootstrap: str, plan: Plan) -> Section:
     )
 
 
-class _Helper:
+class Helper:
     """A helper process that takes lines on its standard input and answers on its output."""
 
     def __init__(self, module: str, specification: Struct, directory: Path) -> None:
@@ -292,7 +292,7 @@ class _Helper:
         self._specification = specification
         self._errors = directory / f"{module}.log"
 
-    def __enter__(self) -> _Helper:
+    def __enter__(self) -> Helper:
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 dying_with_parent([sys.executable, "-m", self._module]),

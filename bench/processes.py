@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ from dafu.processes import dying_with_parent
 
 READY_SECONDS: Final = 600.0
 FAUST_READY: Final = "Worker ready"
+ADMIN_KEY: Final = secrets.token_hex(32)
+"""Of the workers that this process starts."""
+
 _STOP_SECONDS: Final = 60.0
 _TAIL: Final = 3000
 
@@ -147,6 +151,7 @@ class DafuWorker(Process):
                 "DAFU_PARTITIONS": str(partitions),
                 "DAFU_DATA_DIR": str(directory / "data"),
                 "DAFU_WEB_PORT": self.base.rpartition(":")[2],
+                "DAFU_ADMIN_KEY": ADMIN_KEY,
                 **environment,
             },
             directory / f"worker-{self.base.rpartition(':')[2]}.log",
@@ -172,7 +177,10 @@ class DafuWorker(Process):
 
     def status(self) -> dict[str, Any]:
         """What /v1/status says."""
-        with urllib.request.urlopen(f"{self.base}/v1/status", timeout=60) as answer:
+        request = urllib.request.Request(
+            f"{self.base}/v1/status", headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
             status: dict[str, Any] = json.load(answer)
         return status
 

@@ -13,6 +13,7 @@ from bench.results import Context, Section, Table
 ORDER: Final = (
     "throughput",
     "latency",
+    "http",
     "cpu",
     "recovery",
     "memory",

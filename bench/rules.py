@@ -29,13 +29,13 @@ FIRING_SHARE: Final = 0.02
 
 
 def columns_of(rules: RuleSet, rows: int) -> dict[str, Column]:
-    """One in every column, or the same word, except for amounts that fire a rule."""
+    """One in every column, the same word, or false, except for amounts that fire a rule."""
     columns: dict[str, Column] = {}
     for name in rules.names:
         if RULE_NAMES[name].kind == "string":
             columns[name] = np.full(rows, "grocery", dtype=object)
         else:
-            columns[name] = np.ones(rows)
+            columns[name] = np.full(rows, float(RULE_NAMES[name].kind == "number"))
     amounts = np.ones(rows)
     amounts[: round(rows * FIRING_SHARE)] = 20_000.0
     columns["amount"] = amounts

@@ -37,13 +37,19 @@ from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
 from dafu.topics import LARGEST_BATCH, changelog_config, stream_config
 from dafu.warmup import warm_up
-from dafu.web.views import register_views
+from dafu.web.auth.auth import Auth
+from dafu.web.auth.start import prepare
+from dafu.web.server import register_web
+from dafu.web.tls import server_context
 
 logger = logging.getLogger(__name__)
 
 
 class App(faust.App):  # type: ignore[misc]
     """A Faust app with the settings of dafu, and a worker that ends when it can not go on."""
+
+    auth: Auth
+    """Who may call its web server; `register_web` sets it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -83,6 +89,8 @@ class App(faust.App):  # type: ignore[misc]
             web_bind=web.host,
             web_host=web.host,
             web_port=web.port,
+            web_ssl_context=server_context(web),
+            canonical_url=web.url,
             web_tables_enabled=False,
             web_router_enabled=False,
             web_stats_enabled=False,
@@ -183,12 +191,16 @@ except DafuError as exc:
     raise SystemExit(f"dafu can not start: {exc}") from exc
 
 agents = add_agents(app, user_stage, merchant_stage)
-reporter = register_views(app, agents, max_stall_s=settings.health.ready_stall_s)
+reporter = register_web(app, agents, settings)
 app.watch(reporter.situation)
 
 
 @app.on_worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(_app: Any, **_: Any) -> None:
+    try:
+        prepare(settings, app.auth)
+    except DafuError as exc:
+        raise SystemExit(f"dafu can not start: {exc}") from exc
     warm_up(merchant_stage.model, user_stage.sequence)
     # What lives as long as the worker need not be looked at by every collection, and most objects
     # of a batch die with it: collect seldom, and only what is young.

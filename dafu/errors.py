@@ -7,3 +7,7 @@ command line prints it without a traceback; a worker logs it and stops.
 
 class DafuError(Exception):
     """Something a person can put right; the message says how."""
+
+
+class RegistryError(DafuError):
+    """A control event that asks for what can not be."""

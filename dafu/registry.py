@@ -1,21 +1,25 @@
 """Which models decide, as events: what was asked for, what follows from it, and when it holds.
 
 Deployments are events on the topic `control`, and that topic is the registry: the state is what
-the events add up to. What holds from when is fixed elsewhere: each event that changes something
-becomes a **switch**, a record in the very logs that the stages read, one in each partition. What
-stands before it is decided by the old models and what stands behind it by the new ones, also when
-the log is read again. This module is pure; it knows neither topics' clients nor models.
+the events add up to. So are changes of rules (`dafu.rulesets`) and of lists (`dafu.lists`), which
+come together with them here. What holds from when is fixed elsewhere: each event that changes
+something becomes a **switch**, a record in the very logs that the stages read, one in each
+partition. What stands before it is decided by the old models and what stands behind it by the new
+ones, also when the log is read again. This module is pure; it knows neither topics' clients nor
+models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Literal
+from collections.abc import Callable, Iterable
+from typing import Final, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
 
-from dafu.errors import DafuError
+from dafu.errors import RegistryError
+from dafu.lists import ListAction, ListChange, ListEvent
+from dafu.rulesets import RulesAction, RulesEvent, RulesState, StoredRules
 from dafu.schema import Id, LongText, ShortText
 
 Action = Literal["deploy", "promote", "rollback", "stop"]
@@ -33,13 +37,11 @@ REGISTRY_KEY: Final = b"registry"
 """Of the one record in the table of the control agent."""
 
 SWITCH_KEY: Final = b"\x00models"
-"""Of switches, which no user or merchant is called."""
+RULES_KEY: Final = b"\x00rules"
+LISTS_KEY: Final = b"\x00lists"
+"""Of switches of models, of rules, and of changes of lists: no user or merchant is called so."""
 
-_SWITCH: Final = b'{"models":'
-
-
-class RegistryError(DafuError):
-    """An event that asks for what can not be."""
+SWITCH_KEYS: Final = (SWITCH_KEY, RULES_KEY, LISTS_KEY)
 
 
 class ModelRef(Struct, frozen=True):
@@ -181,14 +183,16 @@ def _candidate(lineup: Lineup, version: str | None) -> Candidate:
 
 
 class Registry(Struct, frozen=True):
-    """The lineups of both levels, and the number of the last event that changed one of them.
+    """The lineups of both levels, the rules, and the number of the last event that was granted.
 
     Events are numbered by their offset in `control`. One that is not above `number` is a repeat.
+    Entries of lists are many, and kept beside it (`dafu.stages.lists`).
     """
 
     scoring: Lineup = Lineup()
     sequence: Lineup = Lineup()
     number: int = -1
+    rules: RulesState = RulesState()
 
     def of(self, level: Level) -> Lineup:
         """The lineup of a level."""
@@ -198,6 +202,12 @@ class Registry(Struct, frozen=True):
         """The registry after the event with this number; raises as `apply`."""
         lineup = apply(self.of(event.level), event)
         return msgspec.structs.replace(self, **{event.level: lineup}, number=number)
+
+    def with_rules(self, event: RulesEvent, number: int, rules: StoredRules | None) -> Registry:
+        """The registry once what an event asks for, compiled as `rules`, is in force; raises as
+        `RulesState.after`."""
+        state = self.rules.after(event, number, rules)
+        return msgspec.structs.replace(self, rules=state, number=number)
 
 
 def registry_after(events: Iterable[ControlEvent]) -> Registry:
@@ -218,23 +228,92 @@ class Switch(Struct, frozen=True):
     lineup: Lineup
 
 
-decode_event = msgspec.json.Decoder(ControlEvent).decode
+class RulesSwitch(Struct, frozen=True):
+    """From here on in this log these rules hold; None: those that each worker is configured with.
+
+    Switches count up; a lower one is a repeat.
+    """
+
+    number: int
+    rules: StoredRules | None
+
+
+Event = ControlEvent | RulesEvent | ListEvent
+"""Whatever may be asked for on `control`."""
+
+
+class _Asked(Struct):
+    action: str
+
+
+_decode_asked = msgspec.json.Decoder(_Asked).decode
+_decode_control_event = msgspec.json.Decoder(ControlEvent).decode
+_decode_rules_event = msgspec.json.Decoder(RulesEvent).decode
+_decode_list_event = msgspec.json.Decoder(ListEvent).decode
+
+
+def decode_event(raw: bytes) -> Event:
+    """What an event on `control` asks for.
+
+    Raises
+    ------
+    msgspec.MsgspecError, UnicodeDecodeError
+        If it is none.
+    """
+    action = _decode_asked(raw).action
+    if action in get_args(RulesAction):
+        return _decode_rules_event(raw)
+    return _decode_list_event(raw) if action in get_args(ListAction) else _decode_control_event(raw)
+
+
 encode_event = msgspec.json.Encoder().encode
 decode_registry = msgspec.json.Decoder(Registry).decode
 encode_registry = msgspec.json.Encoder().encode
+
+_SWITCH: Final = b'{"models":'
+_RULES: Final = b'{"rules":'
+_LISTS: Final = b'{"lists":'
 _decode_switch = msgspec.json.Decoder(Switch).decode
+_decode_rules_switch = msgspec.json.Decoder(RulesSwitch).decode
+_decode_list_change = msgspec.json.Decoder(ListChange).decode
+
+_T = TypeVar("_T")
 
 
 def encode_switch(switch: Switch) -> bytes:
-    """A switch as it stands in a log, under SWITCH_KEY."""
+    """A switch of models as it stands in a log, under SWITCH_KEY."""
     return _SWITCH + msgspec.json.encode(switch) + b"}"
 
 
 def read_switch(value: bytes | None) -> Switch | None:
     """The switch that a record under SWITCH_KEY holds, None if it holds none."""
-    if value is None or not value.startswith(_SWITCH):
+    return _read(_SWITCH, value, _decode_switch)
+
+
+def encode_rules_switch(switch: RulesSwitch) -> bytes:
+    """A switch of rules as it stands in a log, under RULES_KEY."""
+    return _RULES + msgspec.json.encode(switch) + b"}"
+
+
+def read_rules_switch(value: bytes | None) -> RulesSwitch | None:
+    """The switch that a record under RULES_KEY holds, None if it holds none."""
+    return _read(_RULES, value, _decode_rules_switch)
+
+
+def encode_list_change(change: ListChange) -> bytes:
+    """A change of lists as it stands in a log, under LISTS_KEY."""
+    return _LISTS + msgspec.json.encode(change) + b"}"
+
+
+def read_list_change(value: bytes | None) -> ListChange | None:
+    """The change that a record under LISTS_KEY holds, None if it holds none."""
+    return _read(_LISTS, value, _decode_list_change)
+
+
+def _read(begin: bytes, value: bytes | None, decode: Callable[[bytes], _T]) -> _T | None:
+    if value is None or not value.startswith(begin):
         return None
     try:
-        return _decode_switch(value[len(_SWITCH) : -1])
+        return decode(value[len(begin) : -1])
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -110,7 +110,8 @@ class FiredRule(Struct, frozen=True, gc=False):
 class Reason(Struct, frozen=True, gc=False):
     """Why the risk is what it is: the source and the values.
 
-    The source is `rule:<id>`, `model:<name>`, or `ring:<id>`: the fraud ring that the user is in.
+    The source is `rule:<id>`, `model:<name>`, `list:<name>` (deny, watch or allow), or `ring:<id>`:
+    the fraud ring that the user is in.
     """
 
     source: str
@@ -224,6 +225,18 @@ def timestamp_ms(value: datetime | int | float, name: str = "timestamp") -> int:
             f"{name} {value} is outside 2000-01-01..2100-01-01{hint}",
         )
     return ms
+
+
+def iso(ms: int) -> str:
+    """Epoch milliseconds as decisions have them.
+
+    Examples
+    --------
+    >>> iso(1_736_322_009_384)
+    '2025-01-08T07:40:09.384Z'
+    """
+    text = (_EPOCH + timedelta(milliseconds=int(ms))).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def too_deep(raw: bytes) -> bool:

@@ -69,6 +69,7 @@ def stream_config(topics: Topics, name: str) -> dict[str, str]:
         topics.fraud_rings: topics.transactions_retention_days,
         topics.control: 0.0,
         topics.dead_letters: topics.dead_letters_retention_days,
+        topics.audit: topics.audit_retention_days,
     }.get(name, topics.retention_days)
     return {
         "cleanup.policy": "delete",
@@ -170,9 +171,7 @@ async def describe_topics(
     KafkaError, OSError
         If no broker answers.
     """
-    admin = AIOKafkaAdminClient(
-        bootstrap_servers=settings.bootstrap_servers, **settings.security.client_options()
-    )
+    admin = AIOKafkaAdminClient(**settings.client_options())
     try:
         await admin.start()
         found = {

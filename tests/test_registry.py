@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dafu.errors import RegistryError
 from dafu.registry import (
     CONFIGURED,
     MAX_CANDIDATES,
@@ -17,7 +18,6 @@ from dafu.registry import (
     Lineup,
     ModelRef,
     Registry,
-    RegistryError,
     Switch,
     apply,
     decode_event,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ from dafu.settings import (
     SettingsError,
     Thresholds,
     Topics,
+    Web,
     find_conf,
     load_settings,
 )
@@ -294,3 +297,20 @@ def test_describe_names_every_setting_and_its_origin() -> None:
 def test_yaml_keys_of_the_shipped_file_are_settings() -> None:
     document = yaml.safe_load((ROOT / "conf" / "dafu.yaml").read_text())
     assert set(document) <= set(Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({}, "http://127.0.0.1:6066"),
+        ({"host": "::1", "port": 80}, "http://[::1]:80"),
+        ({"host": "pay.example", "tls_cert": Path("c.pem")}, "https://pay.example:6066"),
+        ({"host": "0.0.0.0", "advertised_url": "https://w1:8443/"}, "https://w1:8443"),
+    ],
+)
+def test_where_other_workers_reach_this_one(given: dict[str, Any], url: str) -> None:
+    assert Web(**given).url == url
+
+
+def test_a_server_on_all_addresses_goes_by_the_machines_name() -> None:
+    assert Web(host="0.0.0.0").url == f"http://{socket.getfqdn()}:6066"

@@ -108,6 +108,7 @@ def add_agents(app: Host, users: UserStage, merchants: MerchantStage) -> Agents:
             app.packed_table("models"),
             sender,
             shelf,
+            merchants.rules,
             logs={"scoring": by_merchant, "sequence": transactions},
             dead_letters=dead_letters,
         ),

@@ -6,25 +6,34 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from dafu.agents.histogram import Histogram
+from dafu.agents.rules import RuleCounts, RuleShelf
 from dafu.agents.serving import ServingAgent
 from dafu.agents.shelf import Shelf
 from dafu.agents.shell import (
     LATENCY,
+    LATENCY_BOUNDS,
     WORKER,
     WORKER_NAME,
     RingTopics,
     SenderSource,
     Sending,
     now_ms,
+    seconds_since,
     send_messages,
 )
 from dafu.columns import ByteColumn
-from dafu.registry import Level, Role
+from dafu.recent import RecentlyJudged
+from dafu.registry import Level, Role, RulesSwitch
+from dafu.rules import RuleSet
 from dafu.stages.batch import InputBatch, MerchantOutput
 from dafu.stages.decide import DECISIONS
 from dafu.stages.merchants import MerchantStage
+from dafu.stages.switches import in_force, rules_document
 from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
@@ -46,10 +55,27 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
     stage: MerchantStage
     level: Level = "scoring"
 
-    def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> MerchantStage:
-        """Stage two with other models."""
+    def rebuilt(
+        self, champion: Any, candidates: Sequence[tuple[Role, Any]], rules: RuleSet | None
+    ) -> MerchantStage:
+        """Stage two with other models and rules."""
         stage = self.stage
-        return MerchantStage(stage.rules, champion, stage.thresholds, candidates, rings=stage.rings)
+        return MerchantStage(
+            rules or stage.rules, champion, stage.thresholds, candidates, rings=stage.rings
+        )
+
+    async def rules_of(self, partition: int, version: str) -> RuleSet:
+        """The rules of a version, which hold for a partition."""
+        if (held := self._rule_sets.held(version)) is not None:
+            return held
+        document = rules_document(self.table.partition, partition)
+        return await self._rule_sets.get(version, document)
+
+    async def get_ready(self, switch: RulesSwitch) -> None:
+        """Compile the rules of a switch."""
+        if switch.rules is not None:
+            document = msgspec.json.encode(switch.rules.document)
+            await self._rule_sets.get(switch.rules.version, document)
 
     def __init__(
         self,
@@ -66,8 +92,14 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
         super().__init__(stage, table, sender, shelf, outputs=outputs, dead_letters=dead_letters)
         self._decisions: str = decisions.get_topic_name()
         self._rings = rings and rings.names
+        self._rule_sets = RuleShelf()
         self.by_outcome = dict.fromkeys(DECISIONS, 0)
+        self.fired: dict[str, RuleCounts] = {}
         self.alerts = 0
+        self.recent = RecentlyJudged()
+        self.latency = Histogram(LATENCY_BOUNDS)
+        self.degraded = 0
+        self.is_degraded = stage.model is None
 
     def publish(
         self,
@@ -79,7 +111,9 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
         """Publish the decisions, and what they say of identifiers, rings and merchants."""
         sends: list[Sending] = []
         if len(output.decisions):
-            headers = _decision_headers(output)
+            now = now_ms()
+            self.latency.add_many(seconds_since(output.ingested, now))
+            headers = _decision_headers(now - output.ingested)
             sends.append(
                 sender.send(self._decisions, output.keys, output.decisions, headers=headers)
             )
@@ -91,21 +125,46 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
         return sends
 
     def details(self) -> dict[str, Any]:
-        """Decisions by outcome, and alerts of bursts."""
-        return {"decisions": dict(self.by_outcome), "alerts": self.alerts}
+        """Decisions by outcome, those made without a model, alerts of bursts, which rules hold by
+        partition, and how often each rule fired."""
+        return {
+            "decisions": dict(self.by_outcome),
+            "degraded": self.degraded,
+            "alerts": self.alerts,
+            "rules": self.rules_in_force(),
+            "fired": dict(self.fired),
+        }
+
+    def rules_in_force(self) -> dict[int, str]:
+        """The version of the rules that hold for each partition here."""
+        return {
+            number: in_force(self.table.partition, number).rules or self.stage.rules.version
+            for number in sorted(self.table.records.open_partitions())
+        }
 
     def count(self, output: MerchantOutput) -> None:
         """Count what a batch came to."""
         self.counters.outputs += len(output.decisions)
         self.counters.repeats += output.repeats
         self.alerts += len(output.alerts.keys)
+        if output.judged is not None:
+            self.recent.add(output.judged)
+        for rule_id, mode, transactions in output.fired:
+            counts = self.fired.setdefault(rule_id, RuleCounts())
+            if mode == "live":
+                counts.live += transactions
+            else:
+                counts.shadow += transactions
         for code, name in enumerate(DECISIONS):
             self.by_outcome[name] += int((output.outcomes == code).sum())
+        if len(output.decisions):
+            self.is_degraded = output.degraded
+            self.degraded += output.degraded * len(output.decisions)
 
 
-def _decision_headers(output: MerchantOutput) -> ByteColumn:
+def _decision_headers(latencies_ms: NDArray[np.int64]) -> ByteColumn:
     """What depends on the clock and the worker, beside the payload, which must not."""
-    latencies, which = np.unique(now_ms() - output.ingested, return_inverse=True)
+    latencies, which = np.unique(latencies_ms, return_inverse=True)
     return ByteColumn.of([_headers(n) for n in latencies.tolist()]).take(which)
 
 

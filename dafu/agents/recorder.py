@@ -10,10 +10,19 @@ says nothing new.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from dafu.agents.shell import Counters, SenderSource, consume, input_batch, send_dead_letters
+from dafu.agents.histogram import Histogram
+from dafu.agents.shell import (
+    BATCH_BOUNDS,
+    Counters,
+    SenderSource,
+    consume,
+    input_batch,
+    send_dead_letters,
+)
 from dafu.columns import ByteColumn
 from dafu.rings.membership import encode_membership, parse_membership
 from dafu.schema import InvalidRecordError, encode_label, parse_label
@@ -65,13 +74,14 @@ class RecorderAgent:
         self.topic: str = topic.get_topic_name()
         self.dead_letter_topic: str = dead_letters.get_topic_name()
         self.counters = Counters()
+        self.batch_seconds = Histogram(BATCH_BOUNDS)
         self._outputs = (topic, dead_letters)
 
     async def run(self, stream: Any) -> None:
         """The agent's body."""
         for topic in (stream.channel, *self._outputs):
             await topic.maybe_declare()
-        await consume(stream, self.process, stream.app.settings.batch_records)
+        await consume(stream, self.process, stream.app.settings.batch_records, self.batch_seconds)
 
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Check chunks of the topic and send on what is good."""
@@ -97,4 +107,5 @@ class RecorderAgent:
         self.counters.batches += 1
         self.counters.records += len(batch)
         self.counters.outputs += len(values)
-        self.counters.rejected += len(rejected)
+        self.counters.reject(rejected)
+        self.counters.last_batch_at = time.time()

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from dafu.agents.histogram import Histogram
 from dafu.agents.serving import ServingAgent
 from dafu.agents.shelf import Shelf
-from dafu.agents.shell import RingTopics, SenderSource, Sending, send_messages
+from dafu.agents.shell import (
+    LATENCY_BOUNDS,
+    RingTopics,
+    SenderSource,
+    Sending,
+    now_ms,
+    seconds_since,
+    send_messages,
+)
 from dafu.columns import ByteColumn
 from dafu.registry import Level, Role
+from dafu.rules import RuleSet
 from dafu.stages.batch import InputBatch, UserOutput
 from dafu.stages.users import UserStage
 from dafu.streaming import dead_letters
@@ -53,8 +63,14 @@ class UsersAgent(ServingAgent[UserOutput]):
         self._rings = rings and rings.names
         self.by_identifier = dict.fromkeys(("sightings", "refused", "capped"), 0)
         self.memberships = 0
+        self.latency = Histogram(LATENCY_BOUNDS)
 
-    def rebuilt(self, champion: Any, candidates: Sequence[tuple[Role, Any]]) -> UserStage:
+    def rebuilt(
+        self,
+        champion: Any,
+        candidates: Sequence[tuple[Role, Any]],
+        rules: RuleSet | None,  # noqa: ARG002
+    ) -> UserStage:
         """Stage one with other sequence models."""
         others = [model for _, model in candidates]
         stage = self.stage
@@ -64,6 +80,7 @@ class UsersAgent(ServingAgent[UserOutput]):
         self, sender: BatchSender, source: str, batch: InputBatch, output: UserOutput
     ) -> list[Sending]:
         """Forward what was applied; send records with a wrong key round again."""
+        self.latency.add_many(seconds_since(batch.timestamps, now_ms()))
         sends: list[Sending] = []
         if len(output.forward_keys):
             sends.append(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from dafu.cli import (
+    access,
     backtest,
     broker,
     catalogue,
@@ -22,6 +23,7 @@ from dafu.cli import (
     drift,
     evaluate,
     generate,
+    lists,
     models,
     performance,
     publish,
@@ -50,6 +52,7 @@ def _register() -> None:
     app.command("decisions")(decisions.decisions)
     app.command("dead-letters")(dead_letters.dead_letters)
     app.add_typer(rules.app, name="rules")
+    app.add_typer(lists.app, name="lists")
     app.command("score")(score.score)
     app.command("rings")(rings.rings)
     app.command("train")(train.train)
@@ -61,6 +64,9 @@ def _register() -> None:
     app.command("generate")(generate.generate)
     app.command("features")(catalogue.features)
     app.command("schema")(catalogue.schema)
+    app.add_typer(access.keys, name="keys")
+    app.add_typer(access.users, name="users")
+    app.add_typer(access.clients, name="clients")
     app.command("config")(config.config)
 
 

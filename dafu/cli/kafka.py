@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from dafu.errors import DafuError
 from dafu.settings import Settings
-from dafu.streaming.offsets import end_offsets
+from dafu.streaming.offsets import end_offsets, partitions_of
 from dafu.topics import LARGEST_BATCH, stream_config
 
 __all__ = [
@@ -41,10 +41,7 @@ class TopicError(DafuError):
 def _options(settings: Settings) -> dict[str, Any]:
     # What goes wrong is raised and said once; aiokafka would log it for every attempt as well.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    return {
-        "bootstrap_servers": settings.bootstrap_servers,
-        **settings.security.client_options(),
-    }
+    return settings.client_options()
 
 
 async def _start(client: Any, stop: Any, settings: Settings) -> None:
@@ -113,16 +110,6 @@ async def ensure_topic(settings: Settings, topic: str) -> None:
                 raise TopicError(f"topic {name} can not be created: {reason}")
 
 
-async def _partitions(settings: Settings, topic: str) -> list[int]:
-    """Partitions of a topic that exists; a consumer knows only those of topics it reads."""
-    async with _opened_admin(settings) as admin:
-        described = (await admin.describe_topics([topic]))[0]
-    error = for_code(described["error_code"])
-    if error is not NoError:
-        raise TopicError(f"topic {topic} can not be read: {error.__name__}")
-    return sorted(p["partition"] for p in described["partitions"])
-
-
 async def topic_ends(settings: Settings, topic: str) -> dict[int, int]:
     """Where the next record of each partition will be; empty if there is no such topic.
 
@@ -135,7 +122,9 @@ async def topic_ends(settings: Settings, topic: str) -> dict[int, int]:
     try:
         if topic not in await consumer.topics():
             return {}
-        tps = [TopicPartition(topic, p) for p in await _partitions(settings, topic)]
+        tps = [
+            TopicPartition(topic, p) for p in await partitions_of(topic, settings.client_options())
+        ]
         return {tp.partition: end for tp, end in (await end_offsets(consumer, tps)).items()}
     except KafkaError as exc:
         raise TopicError(f"topic {topic} can not be read: {exc}") from exc
@@ -181,7 +170,9 @@ async def read_topic(
             if _left(deadline) <= 0:
                 return
             await asyncio.sleep(min(0.5, _left(deadline)))
-        tps = [TopicPartition(topic, p) for p in await _partitions(settings, topic)]
+        tps = [
+            TopicPartition(topic, p) for p in await partitions_of(topic, settings.client_options())
+        ]
         if follow:
             consumer.assign(tps)
             while _left(deadline) > 0:

@@ -3,60 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import typer
 
 from dafu.cli.backtest import replayed
-from dafu.errors import DafuError
+from dafu.cli.control import By, Json, Wait, Why, ask, read_registry, signature
 
 if TYPE_CHECKING:
     from dafu.evaluation.evaluate import Evaluation
     from dafu.models.model import Manifest, Packaged
-    from dafu.registry import ControlEvent, Level, Lineup, ModelRef, Registry, Role
-    from dafu.settings import Settings
+    from dafu.registry import Level, Lineup, ModelRef, Role
 
 app = typer.Typer(help="Deploy models, and see what is deployed.", no_args_is_help=True)
 
 _ROLES: Final = ("champion", "challenger", "shadow")
 _LEVELS: Final = ("scoring", "sequence")
-_POLL_SECONDS: Final = 0.3
 
 _Package = Annotated[str, typer.Argument(help="Directory or URL of a model package.")]
 _Version = Annotated[str, typer.Argument(help="Version of a deployed model.")]
-_Json = Annotated[bool, typer.Option("--json", help="As one JSON document.")]
 _LevelOption = Annotated[str, typer.Option(help="scoring or sequence.")]
-_Why = Annotated[str, typer.Option(help="For whoever asks later.")]
-_By = Annotated[str | None, typer.Option(help="Who asks. [default: the user's name]")]
-_Wait = Annotated[
-    float, typer.Option(min=0, help="Seconds to wait for the workers' answer; 0: do not wait.")
-]
-
-
-class RefusedError(DafuError):
-    """The workers set a control event aside."""
-
-
-class UnansweredError(DafuError):
-    """No worker has dealt with a control event in time."""
-
-
-class _Place(NamedTuple):
-    """Where a control event was written, and where dead letters ended before."""
-
-    partition: int
-    offset: int
-    letters_from: Mapping[int, int]
 
 
 @app.command("list")
-def list_models(as_json: _Json = False) -> None:
+def list_models(as_json: Json = False) -> None:
     """Show what is deployed: champions, challengers, shadows, and the champions before."""
     import msgspec
 
@@ -80,7 +52,7 @@ def list_models(as_json: _Json = False) -> None:
 
 
 @app.command("show")
-def show(package: _Package, as_json: _Json = False) -> None:
+def show(package: _Package, as_json: Json = False) -> None:
     """Verify a package's checksums and show its manifest."""
     import msgspec
 
@@ -149,9 +121,9 @@ def deploy(
     level: Annotated[
         str | None, typer.Option(help="scoring or sequence. [default: by the package's kind]")
     ] = None,
-    why: _Why = "",
-    by: _By = None,
-    wait: _Wait = 30.0,
+    why: Why = "",
+    by: By = None,
+    wait: Wait = 30.0,
 ) -> None:
     """Have the workers serve a package, from a place in their logs that a replay finds again.
 
@@ -177,9 +149,9 @@ def deploy(
 def promote(
     version: _Version,
     level: _LevelOption = "scoring",
-    why: _Why = "",
-    by: _By = None,
-    wait: _Wait = 30.0,
+    why: Why = "",
+    by: By = None,
+    wait: Wait = 30.0,
 ) -> None:
     """Make a challenger or shadow the champion."""
     _ask("promote", level, by, why, wait, version=version)
@@ -187,7 +159,7 @@ def promote(
 
 @app.command("rollback")
 def rollback(
-    level: _LevelOption = "scoring", why: _Why = "", by: _By = None, wait: _Wait = 30.0
+    level: _LevelOption = "scoring", why: Why = "", by: By = None, wait: Wait = 30.0
 ) -> None:
     """Go back to the champion before."""
     _ask("rollback", level, by, why, wait)
@@ -197,9 +169,9 @@ def rollback(
 def stop(
     version: Annotated[str, typer.Argument(help="Its version, or `configured`.")],
     level: _LevelOption = "scoring",
-    why: _Why = "",
-    by: _By = None,
-    wait: _Wait = 30.0,
+    why: Why = "",
+    by: By = None,
+    wait: Wait = 30.0,
 ) -> None:
     """Serve a model no longer; without a champion, rules decide alone."""
     from dafu.registry import CONFIGURED
@@ -224,129 +196,14 @@ def _ask(
     """Publish an event, and say what became of it."""
     _level(level)
     from dafu.registry import ControlEvent
-    from dafu.settings import load_settings
 
-    event = ControlEvent(
-        event_id=str(uuid.uuid4()),
-        action=action,
-        level=cast("Level", level),
-        by=_user() if by is None else by,
-        why=why,
-        at=time.time_ns() // 1_000_000,
-        **fields,
-    )
-    settings = load_settings()
-    registry = asyncio.run(request(settings, event, wait))
+    event = ControlEvent(action=action, level=cast("Level", level), **signature(by, why), **fields)
+    registry = ask(event, wait)
     if registry is None:
-        typer.echo(f"published {action} ({event.event_id}); not waiting for an answer")
         return
     typer.echo(f"{action}: done. At the level {level} from now on:")
     for line in _lineup_lines(registry.of(event.level)):
         typer.echo(f"  {line}")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in some containers
-        return ""
-
-
-async def request(settings: Settings, event: ControlEvent, wait: float) -> Registry | None:
-    """Publish an event and wait for the registry after it; None without waiting.
-
-    Raises
-    ------
-    RefusedError
-        If it came back as a dead letter.
-    UnansweredError
-        If neither happened in time.
-    """
-    from dafu.cli.kafka import ensure_topic, opened_producer, topic_ends
-    from dafu.columns import ByteColumn
-    from dafu.registry import CONTROL_KEY, encode_event
-    from dafu.streaming.sender import BatchSender
-
-    await ensure_topic(settings, settings.topics.control)
-    letters = await topic_ends(settings, settings.topics.dead_letters)
-    async with opened_producer(settings) as producer:
-        written = await BatchSender(producer).send(
-            settings.topics.control,
-            ByteColumn.of([CONTROL_KEY]),
-            ByteColumn.of([encode_event(event)]),
-        )
-    ((partition, at),) = written.items()
-    if not wait:
-        return None
-    return await _answer(settings, _Place(partition, at.last, letters), wait)
-
-
-async def _answer(settings: Settings, place: _Place, wait: float) -> Registry:
-    deadline = time.monotonic() + wait
-    while True:
-        registry = await read_registry(settings)
-        # After the registry: a refusal is written before any later event is granted.
-        if (why := await _refusal(settings, place)) is not None:
-            raise RefusedError(f"refused: {why}")
-        if registry is not None and registry.number >= place.offset:
-            return registry
-        if time.monotonic() > deadline:
-            raise UnansweredError(
-                f"no worker has answered within {wait:g} s. The event is on "
-                f"{settings.topics.control} and will be dealt with when one runs; see then with "
-                "`dafu models list` and `dafu dead-letters`"
-            )
-        await asyncio.sleep(_POLL_SECONDS)
-
-
-async def _refusal(settings: Settings, place: _Place) -> str | None:
-    """Why the event was set aside, None if it was not."""
-    from dafu.cli.kafka import read_topic, topic_ends
-    from dafu.streaming.dead_letters import read_headers
-
-    topic = settings.topics.dead_letters
-    if not await topic_ends(settings, topic):
-        return None
-    async with aclosing(read_topic(settings, topic, start=place.letters_from)) as batches:
-        async for records in batches:
-            for record in records:
-                origin = read_headers(record.headers)
-                if (
-                    origin is not None
-                    and origin.topic == settings.topics.control
-                    and (origin.partition, origin.offset) == (place.partition, place.offset)
-                ):
-                    return f"{origin.reason}: {origin.detail}"
-    return None
-
-
-async def read_registry(settings: Settings) -> Registry | None:
-    """What is deployed, by the changelog of the control agent's table; None if nothing ever was.
-
-    Raises
-    ------
-    BrokerUnreachableError, TopicError
-    """
-    from dafu.cli.kafka import read_topic, topic_ends
-    from dafu.registry import REGISTRY_KEY, decode_registry
-    from dafu.streaming.records import RecordBatch
-    from dafu.tables.ownership import PartitionLog, log_page
-
-    topic = f"{settings.app_id}-models-changelog"
-    if not await topic_ends(settings, topic):
-        return None
-    logs: dict[int, PartitionLog] = {}
-    stored: dict[int, bytes] = {}
-    async with aclosing(read_topic(settings, topic)) as batches:
-        async for records in batches:
-            if not records:
-                continue
-            number = records[0].partition
-            log = logs.setdefault(number, PartitionLog())
-            for key, value in log.recover(log_page(RecordBatch.of(topic, number, records))):
-                if key == REGISTRY_KEY and value is not None:
-                    stored[number] = value
-    return max(map(decode_registry, stored.values()), key=lambda r: r.number, default=None)
 
 
 def _lineup_lines(lineup: Lineup) -> list[str]:

@@ -30,7 +30,7 @@ from dafu.demo.deployment import Deployment
 from dafu.demo.rings import Rings
 from dafu.demo.tally import Tally
 from dafu.demo.traffic import USERS_TO_A_GROUP, Piece, Traffic
-from dafu.demo.worker import Worker, worker_environment
+from dafu.demo.worker import ADMIN_KEY, Worker, worker_environment
 from dafu.errors import DafuError
 from dafu.settings import Settings, Topics, load_settings
 from dafu.streaming.dead_letters import read_headers
@@ -103,7 +103,9 @@ class Demo:
     directory : Path
         Temporary: the worker's log and data. Kept after a failure, and if asked to.
     bootstrap, web : str
-        Addresses of the broker and of the worker's HTTP views.
+        Addresses of the broker and of the worker's web server.
+    key : str
+        What one signs in to the console with.
     first_event, last_event : str
         Event time of the live traffic so far.
     live_seconds : float
@@ -126,6 +128,7 @@ class Demo:
         self.log_file = self.directory / "worker.log"
         self.bootstrap = ""
         self.web = ""
+        self.key = ""
         self.first_event = ""
         self.last_event = ""
         self.live_seconds = 0.0
@@ -173,6 +176,7 @@ class Demo:
             environment = worker_environment(os.environ, broker.bootstrap, self.directory, port)
             settings = load_settings(environment)
             self.web = f"http://{settings.web.host}:{port}"
+            self.key = environment[ADMIN_KEY]
             topics = settings.topics
             for topic in (
                 topics.transactions,

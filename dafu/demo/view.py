@@ -161,8 +161,9 @@ class LiveView:
         samples = [_sample(sample) for sample in self._samples]
         for text in samples:
             text.no_wrap, text.overflow = True, "ellipsis"
+        below = Text(_console(demo), style="dim")
         title = f"dafu demo: {demo.phase.value}, event time {demo.last_event[:16]}"
-        return Panel(Group(figures, latency, Text(), *samples), title=title, expand=False)
+        return Panel(Group(figures, latency, Text(), *samples, below), title=title, expand=False)
 
 
 def _standing(deployment: Deployment) -> str:
@@ -191,12 +192,18 @@ class _Pace:
         return (last - first) / (end - begin) if end > begin else 0.0
 
 
+def _console(demo: Demo) -> str:
+    """Where to look with a browser, and how to get in."""
+    return f"console: {demo.web}/console/   key: {demo.key}"
+
+
 def _announcement(demo: Demo) -> list[str]:
     options = demo.options
     if demo.phase is Phase.STARTING:
         return [
             f"broker on {demo.bootstrap}, in memory; worker: faust -A dafu.app worker -l info",
-            f"its log: {demo.log_file}   its views: {demo.web}/v1/status",
+            f"its log: {demo.log_file}   its state: {demo.web}/v1/status",
+            f"once the worker is ready, {_console(demo)}",
             f"simulated: {options.users:,} card holders at {options.merchants:,} merchants, "
             f"{FRAUD_RATE:.0%} fraud (far more than in life); labels are kept from the worker",
             f"publishing {HISTORY_DAYS} days of history while the worker starts; the first start "
@@ -213,6 +220,7 @@ def _announcement(demo: Demo) -> list[str]:
             faster = f", about {options.rate / per_day * 86_400:,.0f} times faster than in life"
         return [
             f"history decided; now traffic, {rate}, {end}: event time runs with it{faster}",
+            _console(demo),
             f"to look in from another terminal: DAFU_BROKER={demo.bootstrap} "
             "DAFU_TOPIC_PREFIX=demo- dafu decisions --follow --only review,block",
         ]

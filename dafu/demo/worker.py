@@ -5,6 +5,7 @@ Knows processes, files and environment variables; no topic and no record.
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from dafu.processes import dying_with_parent
 
 COMMAND: Final = ("-A", "dafu.app", "worker", "-l", "info")
 PARTITIONS: Final = 1
+ADMIN_KEY: Final = "DAFU_ADMIN_KEY"
+"""The environment variable with the key that may do everything."""
 MAX_SKEW_S: Final = 3.2e9
 """Generated time may run ahead of the clock by decades."""
 _STOP_SECONDS: Final = 30.0
@@ -32,7 +35,8 @@ def worker_environment(
 ) -> dict[str, str]:
     """The environment of the worker, and of everything that watches it.
 
-    Rules, model, thresholds and store stay as `environ` sets them; where things are does not.
+    Rules, model, thresholds and store stay as `environ` sets them, and so does the key; where
+    things are does not. Without a key in `environ` a random one is made.
     """
     return {
         **environ,
@@ -43,9 +47,11 @@ def worker_environment(
         "DAFU_PARTITIONS": environ.get("DAFU_PARTITIONS") or str(PARTITIONS),
         "DAFU_REPLICATION_FACTOR": "1",
         "DAFU_DATA_DIR": str(directory / "data"),
+        "DAFU_AUTH_FILE": str(directory / "auth.yaml"),
         "DAFU_WEB_HOST": HOST,
         "DAFU_WEB_PORT": str(web_port),
         "DAFU_MAX_FUTURE_SKEW": str(MAX_SKEW_S),
+        ADMIN_KEY: environ.get(ADMIN_KEY) or secrets.token_urlsafe(24),
     }
 
 

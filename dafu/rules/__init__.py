@@ -18,8 +18,8 @@ from dafu.rules.errors import (
 )
 from dafu.rules.explain import Explanation, explain
 from dafu.rules.functions import FUNCTIONS
-from dafu.rules.loader import load_rules, parse_rules
-from dafu.rules.model import APPROVE, BLOCK, NONE, REVIEW, Name, Rule, RuleHit
+from dafu.rules.loader import load_rules, parse_document, parse_rules
+from dafu.rules.model import APPROVE, BLOCK, NONE, REVIEW, FiredMode, Name, Rule, RuleHit
 
 __all__ = [
     "APPROVE",
@@ -30,6 +30,7 @@ __all__ = [
     "Condition",
     "Evaluation",
     "Explanation",
+    "FiredMode",
     "Name",
     "Rule",
     "RuleColumnError",
@@ -46,5 +47,6 @@ __all__ = [
     "compile_rules",
     "explain",
     "load_rules",
+    "parse_document",
     "parse_rules",
 ]

@@ -26,11 +26,14 @@ from dafu.rules.errors import (
     RuleError,
     RuleSetError,
 )
-from dafu.rules.model import APPROVE, GROUPS, Name, Rule, RuleHit
+from dafu.rules.model import APPROVE, GROUPS, FiredMode, Name, Rule, RuleHit
 from dafu.rules.template import Template, compile_template
 
 LANGUAGE_VERSION: Final = 1
 """Part of every rule set's version: raised when the meaning of an expression changes."""
+
+FILE_VERSION: Final = 1
+"""Of the documents that rule files hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,18 @@ class Evaluation:
         fired[list(shadow.positions)] = self._shadow
         return fired
 
+    def counts(self) -> list[tuple[str, FiredMode, int]]:
+        """Of each rule that fired: its id, its mode, and on how many rows."""
+        live, shadow = self._ruleset.programs
+        found: list[tuple[str, FiredMode, int]] = []
+        for compiled, rows in zip(live.rules, self._live.sum(axis=1).tolist(), strict=True):
+            if rows:
+                found.append((compiled.rule.id, "live", rows))
+        for compiled, rows in zip(shadow.rules, self._shadow.sum(axis=1).tolist(), strict=True):
+            if rows:
+                found.append((compiled.rule.id, "shadow", rows))
+        return found
+
     def rows_with_hits(self) -> NDArray[np.intp]:
         """Ascending numbers of the rows on which any rule fired, live or shadow."""
         return np.flatnonzero(self._live.any(axis=0) | self._shadow.any(axis=0))
@@ -166,11 +181,17 @@ class RuleSet:
         Twelve hex digits that change with any rule or list, not with spacing.
     names : frozenset of str
         Columns that `evaluate` needs; `attributes.x` for fields of the producer.
+    deciding : frozenset of str
+        Those of them that live rules read.
+    lists : mapping of str to sequence
+        The named lists.
     """
 
     compiled: tuple[CompiledRule, ...]
     version: str
     names: frozenset[str]
+    deciding: frozenset[str]
+    lists: Lists
     programs: tuple[_Program, _Program] = field(repr=False)
     _policy: _Policy = field(repr=False)
     _required: frozenset[str] = field(repr=False)
@@ -179,6 +200,12 @@ class RuleSet:
     def rules(self) -> tuple[Rule, ...]:
         """The rules as written, in the order of the file."""
         return tuple(c.rule for c in self.compiled)
+
+    def document(self) -> dict[str, Any]:
+        """What `parse_document` makes this rule set of again: plain data for JSON."""
+        content = {"version": FILE_VERSION, "lists": self.lists, "rules": self.rules}
+        document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(content))
+        return document
 
     def evaluate(self, columns: Mapping[str, Column], n: int) -> Evaluation:
         """Evaluate every rule on a batch.
@@ -322,12 +349,17 @@ def _compile_rule(rule: Rule, vocabulary: Vocabulary, seen: set[str]) -> Compile
 
 def _assemble(compiled: tuple[CompiledRule, ...], vocabulary: Vocabulary) -> RuleSet:
     live, shadow = _program(compiled, "live"), _program(compiled, "shadow")
-    active = live.rules + shadow.rules
-    names = frozenset().union(*(c.condition.names | c.reason.names for c in active))
+    deciding, shadowed = (
+        frozenset().union(*(c.condition.names | c.reason.names for c in program.rules))
+        for program in (live, shadow)
+    )
+    names = deciding | shadowed
     return RuleSet(
         compiled,
         _version(compiled, vocabulary.lists),
         names,
+        deciding,
+        vocabulary.lists,
         (live, shadow),
         _policy(live.rules),
         frozenset(n for n in names if not n.startswith(ATTRIBUTES)),

@@ -16,11 +16,10 @@ import msgspec
 import yaml
 
 from dafu.rules.compiler import suggestion
-from dafu.rules.engine import RuleSet, compile_collecting
+from dafu.rules.engine import FILE_VERSION, RuleSet, compile_collecting
 from dafu.rules.errors import RuleDefinitionError, RuleError, RuleSetError
 from dafu.rules.model import Name, Rule
 
-FILE_VERSION: Final = 1
 MAX_FILE_CHARS: Final = 16 * 2**20
 """Characters of a rule file; longer lists belong in a feature."""
 
@@ -88,11 +87,32 @@ def parse_rules(
     RuleSetError
         With every error of the text.
     """
+    try:
+        document = _read(text, is_json)
+    except RuleDefinitionError as exc:
+        exc.source = source
+        raise RuleSetError([exc], source=source) from None
+    return parse_document(document, names, aliases, source=source)
+
+
+def parse_document(
+    document: Any,
+    names: Mapping[str, Name],
+    aliases: Mapping[str, str],
+    *,
+    source: str | None = None,
+) -> RuleSet:
+    """Compile what a rule file holds, as plain data.
+
+    Raises
+    ------
+    RuleSetError
+        With every error of the document.
+    """
     errors: list[RuleError] = []
     rules: list[Rule] = []
     lists: dict[str, Any] = {}
     try:
-        document = _read(text, is_json)
         raw, lists = _sections(document, errors)
         rules = _rules(raw, errors)
     except RuleDefinitionError as exc:

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 Kind = Literal["number", "string", "boolean"]
 Mode = Literal["live", "shadow", "off"]
+FiredMode = Literal["live", "shadow"]
 Action = Literal[
     "approve",
     "flag_for_review",
@@ -114,5 +115,5 @@ class RuleHit(Struct, frozen=True, gc=False):
     rule_id: str
     action: str
     risk_score: float
-    mode: Literal["live", "shadow"]
+    mode: FiredMode
     text: str

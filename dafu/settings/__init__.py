@@ -14,13 +14,14 @@ from dafu.settings.model import (
     Security,
     Settings,
     Topics,
-    Web,
 )
 from dafu.settings.problems import Problem, SettingsError
+from dafu.settings.web import Access, Web
 from dafu.stages.decide import Thresholds
 
 __all__ = [
     "ENVIRONMENT",
+    "Access",
     "Health",
     "Limits",
     "Log",

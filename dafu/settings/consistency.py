@@ -71,3 +71,17 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
                     f"is missing, and {security.protocol} needs it",
                     f"set {variable}",
                 )
+    if settings.web.tls_key is not None and settings.web.tls_cert is None:
+        yield Problem(
+            "web.tls_key", origin("web.tls_key"), "is of no use without web.tls_cert", "both"
+        )
+    needed = ("auth.idp_issuer", "auth.idp_audience", "auth.idp_jwks_url")
+    given = [getattr(settings.auth, name.partition(".")[2]) is not None for name in needed]
+    if any(given) and not all(given) and not bad & set(needed):
+        missing = ", ".join(name for name, there in zip(needed, given, strict=True) if not there)
+        yield Problem(
+            "auth.idp_issuer",
+            origin(*needed),
+            f"an identity provider needs {missing} as well",
+            "issuer, audience and JWKS URL together",
+        )

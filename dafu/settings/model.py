@@ -14,6 +14,7 @@ from msgspec import Meta, Struct, field
 
 from dafu.settings.files import PACKAGE, find_conf
 from dafu.settings.problems import Problem, SettingsError
+from dafu.settings.web import Access, Web
 from dafu.stages.decide import Thresholds
 
 _NAME_RULE: Final = "letters, digits, '.', '_' and '-'"
@@ -45,14 +46,15 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
     retention_days: _Days = 7.0
     """Of the decisions, of what stage one hands to stage two, and of what finds fraud rings."""
     dead_letters_retention_days: _Days = 30.0
+    audit_retention_days: _Days = 400.0
     compaction_lag_s: Annotated[
         float, Meta(ge=0.0, le=3.2e7, description="a number of seconds, 0 or more")
     ] = 3600.0
     """How long a changelog keeps every record before compaction may take it."""
 
     def partitions_of(self, name: str) -> int:
-        """How many partitions dafu gives a topic: `links` has one, so that there is one order."""
-        return 1 if name == self.links else self.partitions
+        """How many partitions dafu gives a topic: `links` and `audit` have one order, so one."""
+        return 1 if name in (self.links, self.audit) else self.partitions
 
     @property
     def insync_replicas(self) -> int:
@@ -112,6 +114,11 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
         """Users' places in fraud rings, keyed by user."""
         return f"{self.prefix}ring-membership"
 
+    @property
+    def audit(self) -> str:
+        """Who changed what over HTTP, who signed in, and whom it was refused to."""
+        return f"{self.prefix}audit"
+
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """What input may be before it is refused."""
@@ -127,15 +134,6 @@ class Rings(Struct, frozen=True, forbid_unknown_fields=True):
 
     enabled: bool = True
     """Without it nothing is published of who uses which identifier, and no ring is told of."""
-
-
-class Web(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the HTTP views listen."""
-
-    host: Annotated[str, Meta(pattern=r"\A\S{1,253}\Z", description="a host name or address")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Meta(ge=1, le=65_535, description="a port from 1 to 65535")] = 6066
 
 
 class Health(Struct, frozen=True, forbid_unknown_fields=True):
@@ -241,6 +239,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     rings: Rings = Rings()
     web: Web = Web()
+    auth: Access = Access()
     health: Health = Health()
     log: Log = Log()
     security: Security = Security()
@@ -251,6 +250,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def bootstrap_servers(self) -> list[str]:
         """The brokers as a list of `host:port`."""
         return self.broker.split(",")
+
+    def client_options(self) -> dict[str, Any]:
+        """Keyword arguments for an aiokafka client that reaches the broker.
+
+        Raises
+        ------
+        SettingsError
+            When the CA file can not be read as certificates.
+        """
+        return {"bootstrap_servers": self.bootstrap_servers, **self.security.client_options()}
 
     def describe(self) -> str:
         """All settings with their origin, one a line, secrets hidden."""
@@ -264,6 +273,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 value = "none"
             elif value == "":
                 value = "''"
+            elif isinstance(value, tuple):
+                value = ",".join(value) or "none"
             rows.append((name, str(value), self.origins.get(name, "default")))
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
         return "\n".join(f"{n:<{widths[0]}}  {v:<{widths[1]}}  {o}" for n, v, o in rows)
@@ -275,6 +286,7 @@ GROUPS: Final[dict[str, type[Struct]]] = {
     "limits": Limits,
     "rings": Rings,
     "web": Web,
+    "auth": Access,
     "health": Health,
     "log": Log,
     "security": Security,
@@ -291,4 +303,4 @@ def _settings() -> Iterator[tuple[str, Any]]:
 
 
 SETTINGS: Final[dict[str, Any]] = dict(_settings())
-SECRET: Final = frozenset({"security.sasl_password"})
+SECRET: Final = frozenset({"security.sasl_password", "web.admin_key", "web.redis_url"})

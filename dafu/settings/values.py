@@ -22,6 +22,8 @@ def checked(name: str, raw: Any, base: Path) -> Any:
         return _path(name, raw, base)
     if isinstance(raw, str):
         raw = _normal(name, raw.strip() if name not in SECRET else raw)
+        if name in LISTS:
+            raw = [part.strip() for part in raw.split(",") if part.strip()]
     try:
         # A file has types of its own, the environment has text only; both may write numbers.
         value = msgspec.convert(raw, kind, strict=not isinstance(raw, str))
@@ -35,6 +37,17 @@ def checked(name: str, raw: Any, base: Path) -> Any:
 MODELS: Final = ("model_path", "sequence_model")
 """Settings that name a package, by path or URL, or none."""
 
+LISTS: Final = (
+    "web.allowed_hosts",
+    "web.cors_origins",
+    "web.analyze_dirs",
+    "web.analyze_urls",
+    "auth.idp_roles",
+)
+"""Settings with several values, which a text separates by commas."""
+
+_FILES: Final = ("rules_file", "security.ssl_cafile", "web.tls_cert", "web.tls_key")
+
 
 def _path(name: str, raw: Any, base: Path) -> Path | str | None:
     if name in MODELS and (raw is None or raw == "none"):
@@ -44,7 +57,7 @@ def _path(name: str, raw: Any, base: Path) -> Path | str | None:
     if name in MODELS and "://" in raw:
         return raw.strip()
     path = base / Path(raw.strip()).expanduser()
-    if name in ("rules_file", "security.ssl_cafile") and not path.is_file():
+    if name in _FILES and not path.is_file():
         raise ValueError(f"there is no file {path}")
     if name == "data_dir" and path.exists() and not path.is_dir():
         raise ValueError(f"{path} exists and is not a directory")
@@ -77,9 +90,10 @@ def _broker(text: str) -> str:
 
 def allowed(kind: Any) -> str:
     """What a setting of this type may be, in words."""
-    for meta in getattr(kind, "__metadata__", ()):
-        if meta.description:
-            return str(meta.description)
+    for part in (kind, *getattr(kind, "__args__", ())):
+        for meta in getattr(part, "__metadata__", ()):
+            if meta.description:
+                return str(meta.description)
     if kind is bool:
         return "true or false"
     if choices := [choice for choice in getattr(kind, "__args__", ()) if isinstance(choice, str)]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dafu.columns import ByteColumn
 from dafu.features.catalogue import USER_FEATURES, USER_LAYOUT_HASH
 from dafu.hashing import hash64
+from dafu.rules import FiredMode
 from dafu.stages.texts import PLACES, TEXTS
 from dafu.tables.changes import Changes
 from dafu.tables.working_set import PartitionRecords, Share
@@ -197,13 +198,25 @@ class UserOutput(StageOutput):
     memberships: int = 0
 
 
+class Judged(NamedTuple):
+    """Transactions as the rules are given them: the forwarded records, their headers (FORWARD [n])
+    and the features, float64 [n, F] in catalogue order."""
+
+    values: ByteColumn
+    header: np.ndarray
+    features: np.ndarray
+
+
 class MerchantOutput(StageOutput):
     """What stage two made of a batch.
 
     `ingested` holds the time (epoch milliseconds) at which the broker got each decision's
-    transaction, for latency. `features` is float64 [decisions, F] in catalogue order. `sightings`
+    transaction, for latency. `features` is float64 [decisions, F] in catalogue order, `judged` what
+    the rules were given, None if there was nothing to decide. `fired` says
+    of each rule that fired its id, its mode and on how many transactions. `sightings`
     and `activities` tell of blocked transactions, as those of `UserOutput` do,
-    `alerts` of bursts at merchants, by ring.
+    `alerts` of bursts at merchants, by ring. `degraded` says that rules decided alone, `fired`
+    of each rule that fired its id, its mode and on how many transactions.
     """
 
     keys: ByteColumn
@@ -211,7 +224,10 @@ class MerchantOutput(StageOutput):
     ingested: np.ndarray
     features: np.ndarray
     outcomes: np.ndarray
+    judged: Judged | None = None
+    fired: Sequence[tuple[str, FiredMode, int]] = ()
     alerts: Messages = NO_MESSAGES
+    degraded: bool = False
     repeats: int = 0
     labels: int = 0
     sightings: Messages = NO_MESSAGES

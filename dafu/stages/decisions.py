@@ -136,6 +136,7 @@ class DecisionWriter:
         sequence: np.ndarray,
         candidates: Sequence[np.ndarray] = (),
         rings: Mapping[int, Reason] | None = None,
+        lists: Mapping[int, Sequence[Reason]] | None = None,
     ) -> ByteColumn:
         """Payloads of n decisions, in order: what `encode_decision` makes of each.
 
@@ -153,6 +154,8 @@ class DecisionWriter:
             Risks by the models that look on.
         rings : mapping of row to Reason
             What is to be said of rings that users are in.
+        lists : mapping of row to sequence of Reason
+            What is to be said of lists that something of the transaction is on.
 
         Raises
         ------
@@ -170,7 +173,7 @@ class DecisionWriter:
         group_risk = None if scores is None else self._by_group(scores.group_risk)
         told = {} if contributions is None else self._told(features, rows, contributions)
         reasons, fired = self._reasons(
-            features, evaluation, scores, group_risk, verdicts, told, rings or {}
+            features, evaluation, scores, group_risk, verdicts, told, rings or {}, lists or {}
         )
         texts = [
             *ids,
@@ -247,14 +250,17 @@ class DecisionWriter:
         verdicts: Verdicts,
         told: Mapping[int, str],
         rings: Mapping[int, Reason],
+        lists: Mapping[int, Sequence[Reason]],
     ) -> tuple[ByteColumn, ByteColumn]:
-        """Reasons and fired rules of each row as JSON; rules come first, then the ring."""
+        """Reasons and fired rules of each row as JSON: rules first, then lists, then the ring."""
         reasons: dict[int, list[Reason]] = {}
         fired: dict[int, list[FiredRule]] = {}
         for i in evaluation.rows_with_hits().tolist():
             hits = evaluation.hits(i)
             fired[i] = [FiredRule(h.rule_id, h.action, h.risk_score, h.mode) for h in hits]
             reasons[i] = [Reason(f"rule:{h.rule_id}", h.text) for h in hits if h.mode == "live"]
+        for i, on_lists in lists.items():
+            reasons.setdefault(i, []).extend(on_lists)
         for i, reason in rings.items():
             reasons.setdefault(i, []).append(reason)
         if scores is not None and group_risk is not None and self._model is not None:

@@ -23,12 +23,13 @@ from dafu.hashing import hash64
 from dafu.models.model import Model, Scores
 from dafu.registry import Role
 from dafu.rings.records import KINDS
-from dafu.rules import RuleSet
+from dafu.rules import Evaluation, RuleSet
 from dafu.schema import Reason, Transaction
 from dafu.stages.batch import (
     ABSENT_TEXT,
     LABEL_MAGIC,
     InputBatch,
+    Judged,
     MerchantOutput,
     Partitions,
     Rejected,
@@ -39,6 +40,7 @@ from dafu.stages.bursts import burst_alerts
 from dafu.stages.decide import APPROVE, BLOCK, Thresholds, Verdicts, decide
 from dafu.stages.decisions import DecisionIds, DecisionWriter
 from dafu.stages.forwarded import documents, ring_texts, unpack
+from dafu.stages.lists import HeldEntries, Listed, Lists
 from dafu.stages.network import activities, facts_of, sightings
 from dafu.stages.reasons import ring_reason
 from dafu.stages.texts import PLACES, TEXTS, Texts
@@ -85,6 +87,7 @@ class MerchantStage:
         self._champion = None if model is None else _Scorer(model)
         self._lookers = [_Scorer(m) for _, m in candidates]
         self._writer = DecisionWriter(rules, model, thresholds, candidates)
+        self._lists = Lists(rules.names, rules.deciding)
 
     def run(self, batch: InputBatch, records: Partitions) -> MerchantOutput:
         """Apply a batch to the state in `records`, which is read and not written."""
@@ -157,18 +160,22 @@ class MerchantStage:
             rows, header, features = rows[applied], header[applied], features[applied]
             bursts = bursts[applied]
         if rows.size:
-            self._judge(batch.values.take(rows), header, features, output)
+            entries = self._lists.entries_for(batch, rows, records)
+            self._judge(batch.values.take(rows), header, features, entries, output)
         if rows.size and self.rings:
             merchants = batch.keys.take(rows)
             output.alerts = burst_alerts(merchants, output.keys, header["time"], features, bursts)
 
     def _judge(
-        self, values: ByteColumn, header: np.ndarray, features: np.ndarray, output: MerchantOutput
+        self,
+        values: ByteColumn,
+        header: np.ndarray,
+        features: np.ndarray,
+        entries: Sequence[HeldEntries],
+        output: MerchantOutput,
     ) -> None:
-        texts, columns = self._fields.read(values, header)
-        for name in self._feature_names:
-            columns[name] = features[:, INDEX[name]]
-        evaluation = self.rules.evaluate(columns, len(values))
+        texts, listed, evaluation = self._evaluate(values, header, features, entries)
+        output.judged = Judged(values, header, features)
         seen, scores = features, None
         if self._champion is not None:
             seen = self._champion.see(features, header)
@@ -183,6 +190,7 @@ class MerchantStage:
         output.ingested = header["ingested"]
         output.features = features
         output.outcomes = verdicts.decision
+        output.degraded = self.model is None
         ids = DecisionIds(*(texts.json(name) for name in DecisionIds._fields))
         output.decisions = self._writer.write(
             ids,
@@ -194,10 +202,31 @@ class MerchantStage:
             header["sequence_model"][:, 0],
             [each.score(each.see(features, header)).risk for each in self._lookers],
             _ring_reasons(values, header, features, verdicts),
+            listed.reasons,
         )
+        output.fired = evaluation.counts()
         blocked = np.flatnonzero(verdicts.decision == BLOCK)
         if blocked.size and self.rings:
             _tell_blocked(texts, blocked, header["time"][blocked], features[blocked], output)
+
+    def _evaluate(
+        self,
+        values: ByteColumn,
+        header: np.ndarray,
+        features: np.ndarray,
+        entries: Sequence[HeldEntries],
+    ) -> tuple[Texts, Listed, Evaluation]:
+        texts, columns = self._fields.read(values, header)
+        for name in self._feature_names:
+            columns[name] = features[:, INDEX[name]]
+        listed = self._lists.look_up(entries, texts, header["time"])
+        columns |= listed.columns
+        return texts, listed, self.rules.evaluate(columns, len(values))
+
+    def reconsider(self, judged: Judged) -> tuple[Texts, Evaluation]:
+        """What the rules say of transactions that some stage has judged, lists left aside."""
+        texts, _, evaluation = self._evaluate(*judged, entries=())
+        return texts, evaluation
 
 
 def _ring_reasons(

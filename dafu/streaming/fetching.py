@@ -20,7 +20,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from dafu.streaming.records import RecordBatch
 from dafu.streaming.wire import CodecMissingError, CorruptRecordsError, Decoded, decode
 
-__all__ = ["RecordSet", "fetch_chunks", "keep_fetching", "keep_record_sets"]
+__all__ = ["RecordSet", "fetch_chunks", "keep_fetching", "keep_record_sets", "tune"]
 
 Limit = Callable[[TopicPartition], int | None]
 """Records of a partition in one chunk at most, None for any number."""
@@ -72,6 +72,16 @@ class RecordSet(MemoryRecords):  # type: ignore[misc]
 def keep_record_sets() -> None:
     """Make the fetchers of this process buffer `RecordSet`; nothing changes for other consumers."""
     aiokafka_fetcher.MemoryRecords = RecordSet
+
+
+def tune(fetcher: Any) -> None:
+    """Have a fetcher ask for records whenever it can; in its event loop, before it fetches.
+
+    One partition's unread records must not hold up the others: aiokafka waits up to 100 ms before
+    it asks a broker again that has just sent records for a partition nobody has read from yet.
+    """
+    fetcher._prefetch_backoff = 0.0
+    keep_fetching(fetcher)
 
 
 def keep_fetching(fetcher: Any) -> None:

@@ -8,11 +8,12 @@ single record, however many it holds. So the end is taken from a fetch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaTimeoutError, NoError, for_code
 
 FETCH_WAIT_MS: Final = 50
 DEADLINE: Final = 20.0
@@ -75,3 +76,23 @@ async def probe_end_offsets(
         return await end_offsets(consumer, partitions)
     finally:
         await consumer.stop()
+
+
+async def partitions_of(topic: str, client_options: Mapping[str, Any]) -> list[int]:
+    """Partitions of a topic that exists; a consumer knows only those of topics it reads.
+
+    Raises
+    ------
+    KafkaError
+        Of the kind that the broker names.
+    """
+    admin = AIOKafkaAdminClient(**client_options)
+    try:
+        await admin.start()
+        described = (await admin.describe_topics([topic]))[0]
+    finally:
+        await admin.close()
+    error = for_code(described["error_code"])
+    if error is not NoError:
+        raise error(f"topic {topic}")
+    return sorted(p["partition"] for p in described["partitions"])

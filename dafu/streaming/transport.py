@@ -39,7 +39,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
-from dafu.streaming.fetching import fetch_chunks, keep_fetching, keep_record_sets
+from dafu.streaming.fetching import fetch_chunks, keep_record_sets, tune
 from dafu.streaming.offsets import probe_end_offsets
 from dafu.streaming.pulse import Pulse
 from dafu.streaming.records import RecordBatch
@@ -69,14 +69,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     _beating: asyncio.Task[None] | None = None
 
     async def on_start(self) -> None:
-        """Start the consumer; one partition's unread records must not hold up the others."""
+        """Start the consumer."""
         keep_record_sets()
         await super().on_start()
-        # aiokafka waits up to 100 ms before it asks a broker again that has just sent records
-        # for a partition nobody has read from yet, also on behalf of all its other partitions.
         consumer = self._ensure_consumer()
-        consumer._fetcher._prefetch_backoff = 0.0
-        keep_fetching(consumer._fetcher)
+        tune(consumer._fetcher)
         self._beating = asyncio.create_task(self._beat(consumer._coordinator))
 
     async def on_thread_stop(self) -> None:

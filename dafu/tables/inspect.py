@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -29,6 +28,7 @@ from dafu.features.state import (
 )
 from dafu.features.windows import linear_count
 from dafu.rings.bursts import ring_of
+from dafu.schema import iso
 from dafu.tables.slotted import ARCHIVE, LABELS, RING, slotted_key
 from dafu.tables.working_set import (
     HEAD,
@@ -61,7 +61,6 @@ DEFAULT_LAST: Final = 20
 HASH_DIGITS: Final = 8
 """Leading hex digits shown of an identifier's 16-digit XXH64 hash: enough to tell a few apart."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _USER_THINGS: Final = {
     "merchants": "merchant",
     "devices": "device",
@@ -256,23 +255,23 @@ def describe_user(
         lat, long = direction(head["home_x"], head["home_y"], head["home_z"])
         home = Home(_degrees(lat), _degrees(long), int(head["places"]))
         place = Place(
-            _iso(head["place_time"]), _degrees(head["place_lat"]), _degrees(head["place_long"])
+            iso(head["place_time"]), _degrees(head["place_lat"]), _degrees(head["place_long"])
         )
     return UserView(
         user_id=user_id.decode("utf-8", "backslashreplace"),
         total_count=int(head["total_count"]),
-        first_seen=_iso(head["first_time"]),
-        last_seen=_iso(head["last_time"]),
+        first_seen=iso(head["first_time"]),
+        last_seen=iso(head["last_time"]),
         account_age_days=_age_days(head),
         home=home,
         last_place=place,
         known=Known(*(_distinct(events[field]) for field in _USER_THINGS.values())),
         ring=_ring(entity.ring),
-        as_of=_iso(events["time"][-1]),
+        as_of=iso(events["time"][-1]),
         windows=_windows(entity, UserWindow, _USER_THINGS, USER_SLOTS),
         transactions=[
             UserTransaction(
-                _iso(event["time"]),
+                iso(event["time"]),
                 float(event["amount"]),
                 *(
                     _short(event[field])
@@ -302,14 +301,14 @@ def describe_merchant(
     return MerchantView(
         merchant_id=merchant_id.decode("utf-8", "backslashreplace"),
         total_count=int(head["total_count"]),
-        first_seen=_iso(head["first_time"]),
-        last_seen=_iso(head["last_time"]),
+        first_seen=iso(head["first_time"]),
+        last_seen=iso(head["last_time"]),
         age_days=_age_days(head),
         known_users=_distinct(events["user"]),
-        as_of=_iso(events["time"][-1]),
+        as_of=iso(events["time"][-1]),
         windows=_windows(entity, MerchantWindow, _MERCHANT_THINGS, MERCHANT_SLOTS),
         transactions=[
-            MerchantTransaction(_iso(event["time"]), float(event["amount"]), _short(event["user"]))
+            MerchantTransaction(iso(event["time"]), float(event["amount"]), _short(event["user"]))
             for event in _newest_first(events, last)
         ],
         burst=_burst(head, merchant_id) if head["burst_since"] else None,
@@ -370,8 +369,8 @@ def _ring(ring: Any) -> Ring | None:
     blocked, frauds, sharers = (int(ring[name]) for name in ("blocked", "frauds", "sharers"))
     return Ring(
         ring_id,
-        _iso(ring["time"]),
-        _iso(ring["joined"]),
+        iso(ring["time"]),
+        iso(ring["joined"]),
         int(ring["size"]),
         float(ring["risk"]),
         blocked,
@@ -471,11 +470,6 @@ def _short(hashed: Any) -> str | None:
     return f"{int(hashed):016x}"[:HASH_DIGITS] if hashed else None
 
 
-def _iso(ms: Any) -> str:
-    text = (_EPOCH + timedelta(milliseconds=int(ms))).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
-
-
 def _age_days(head: Any) -> float:
     return round(float(head["last_time"] - head["first_time"]) / DAY, 3)
 
@@ -490,7 +484,7 @@ def _money(value: float) -> float:
 
 def _burst(head: Any, merchant_id: bytes) -> Burst:
     ring_id = ring_of(merchant_id.decode("utf-8", "backslashreplace"), int(head["burst_since"]))
-    figures: list[Any] = [_iso(head[name]) for name in ("burst_first", "burst_last")]
+    figures: list[Any] = [iso(head[name]) for name in ("burst_first", "burst_last")]
     figures += [int(head[name]) for name in ("burst_users", "burst_count")]
     figures += [float(head[name]) for name in ("burst_amount", "burst_score")]
     return Burst(ring_id, *figures)

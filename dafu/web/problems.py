@@ -15,15 +15,17 @@ from aiohttp import web
 
 from dafu.errors import DafuError
 
-__all__ = ["answer", "problem", "protect"]
+__all__ = ["RefusedError", "answer", "invalid", "problem", "protect", "unauthorized"]
 
 logger = logging.getLogger(__name__)
 
 _POLICY: Final = "Content-Security-Policy"
-"""Whoever answers with a document that has a style says so himself."""
+_CACHE: Final = "Cache-Control"
+_OWN: Final = frozenset({_POLICY, _CACHE})
+"""Whoever answers with a document that has a style, or that may be kept, says so himself."""
 
 _HEADERS: Final = {
-    "Cache-Control": "no-store",
+    _CACHE: "no-store",
     "X-Content-Type-Options": "nosniff",
     _POLICY: "default-src 'none'; frame-ancestors 'none'",
     "Server": "dafu",
@@ -68,6 +70,26 @@ def problem(
     )
 
 
+class RefusedError(Exception):
+    """A request that is not let in; `response` says why."""
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(str(response.status))
+        self.response = response
+
+
+def unauthorized(detail: str, error: str | None = None) -> web.Response:
+    """401, with the challenge of RFC 6750."""
+    challenge = 'Bearer realm="dafu"' + (f', error="{error}"' if error else "")
+    return problem(401, detail, headers={"WWW-Authenticate": challenge})
+
+
+def invalid(detail: str, field: str | None = None, *, status: int = 400) -> web.Response:
+    """400 that names the field; a path such as `transactions[3].amount`."""
+    members: dict[str, Any] = {} if field is None else {"field": field}
+    return problem(status, detail, **members)
+
+
 def protect(application: web.Application) -> None:
     """Give every answer of an application, Faust's own included, these headers and errors."""
     application.middlewares.append(_problems)
@@ -76,7 +98,7 @@ def protect(application: web.Application) -> None:
 
 async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
-        if name != _POLICY or name not in response.headers:
+        if name not in _OWN or name not in response.headers:
             response.headers[name] = value
 
 
@@ -84,6 +106,8 @@ async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
 async def _problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except RefusedError as exc:
+        return exc.response
     except web.HTTPException as exc:
         if exc.status < 400:
             raise

@@ -1,82 +1,123 @@
 """Views of the fraud rings that are open: a list, one as JSON, one as a picture.
 
-All links have one partition, so that one worker knows all rings; others answer 421 and say which
-one to ask.
+All links have one partition, so that one worker knows all rings; others ask that one.
 """
 
 from __future__ import annotations
 
-from typing import Final
-from urllib.parse import quote
+from typing import Annotated, Any, Final
 
 from aiohttp import web
+from msgspec import Meta, Struct
 
+from dafu.agents.rings import RingsAgent
 from dafu.rings.engine import RingEngine
 from dafu.rings.picture import STYLE_SOURCE, draw
-from dafu.rings.view import list_rings, show_ring
-from dafu.stages.rings import RingStage
-from dafu.tables.table import PackedTable
-from dafu.web.holders import held_here, holders
+from dafu.rings.records import RingAlert
+from dafu.rings.view import RingList, list_rings, show_ring
+from dafu.web.availability import incomplete
+from dafu.web.endpoints import Call, Endpoint
+from dafu.web.forwarding import Forwarder, held_here
+from dafu.web.masking import mask
+from dafu.web.principals import Permission
 from dafu.web.problems import answer, problem
 from dafu.web.status import Reporter
 
-__all__ = ["ring_list", "ring_picture", "ring_view"]
+__all__ = ["RingSource", "picture", "ring_endpoints"]
 
 PARTITION: Final = 0
-MOST: Final = 100
-"""Rings in a list unless `limit` asks for more or fewer."""
-
-_LARGEST_LIMIT: Final = 10_000
+_SVG: Final = ".svg"
 
 
-def ring_list(
-    reporter: Reporter, table: PackedTable, stage: RingStage, request: web.Request
-) -> web.Response:
-    """The open rings, those with the highest score first.
+class RingQuery(Struct, frozen=True):
+    """How many rings, and which."""
+
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    min_score: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+
+
+class RingSource:
+    """Where the rings are known: here or at another worker.
 
     Parameters
     ----------
-    reporter, table, stage
-        Of the worker: its state, the rings' table, the rings' stage.
-    request
-        Of its query, `limit` (1..10,000, by default 100) and `min_score` (0..1) count.
+    agent : RingsAgent
+    reporter, forwarder
+        Of the worker.
     """
-    engine = _engine(reporter, table, stage, "")
-    if isinstance(engine, web.Response):
-        return engine
-    try:
-        limit = int(request.query.get("limit", MOST))
-        least = float(request.query.get("min_score", 0.0))
-    except ValueError:
-        return problem(400, "limit and min_score are numbers, as in ?limit=20&min_score=0.8")
-    if not 1 <= limit <= _LARGEST_LIMIT or not 0.0 <= least <= 1.0:
-        return problem(
-            400, f"limit is 1 to {_LARGEST_LIMIT} and min_score 0 to 1, not {limit} and {least}"
+
+    def __init__(self, agent: RingsAgent, reporter: Reporter, forwarder: Forwarder) -> None:
+        self.agent = agent
+        self.reporter = reporter
+        self.forwarder = forwarder
+
+    async def engine(self, request: web.Request) -> RingEngine | web.Response:
+        """What knows the rings, or the response of who does, or why there is none."""
+        if response := incomplete(self.reporter):
+            return response
+        table = self.agent.table
+        changelog = table.changelog_topic_name
+        if PARTITION not in held_here(self.reporter.app, changelog):
+            return await self.forwarder.forward(request, changelog, PARTITION)
+        return self.agent.stage.look(PARTITION, table.partition(PARTITION))
+
+    async def ring(self, request: web.Request, ring_id: str) -> RingAlert | web.Response:
+        """An open ring as it looks now, with members, evidence and reasons; likewise."""
+        engine = await self.engine(request)
+        if isinstance(engine, web.Response):
+            return engine
+        return show_ring(engine, ring_id) or problem(
+            404, f"no ring {ring_id!r} is open; it may have ended or become part of another"
         )
-    return answer(list_rings(engine, limit, least))
 
 
-def ring_view(
-    reporter: Reporter, table: PackedTable, stage: RingStage, ring_id: str
-) -> web.Response:
-    """An open ring as it looks now, with members, evidence and reasons."""
-    engine = _engine(reporter, table, stage, f"/{quote(ring_id, safe='')}")
-    if isinstance(engine, web.Response):
-        return engine
-    ring = show_ring(engine, ring_id)
-    return _unknown(ring_id) if ring is None else answer(ring)
+def ring_endpoints(source: RingSource) -> list[Endpoint]:
+    """A list of the open rings, and one of them, as a document or as a picture."""
+
+    async def rings(call: Call) -> web.Response:
+        engine = await source.engine(call.request)
+        if isinstance(engine, web.Response):
+            return engine
+        return answer(list_rings(engine, call.query.limit, call.query.min_score))
+
+    async def ring(call: Call) -> web.Response:
+        name = call.path("ring_id")
+        found = await source.ring(call.request, name.removesuffix(_SVG))
+        if isinstance(found, web.Response):
+            return found
+        found = mask(found, call)
+        return picture(found) if name.endswith(_SVG) else answer(found)
+
+    common: dict[str, Any] = {"method": "GET", "tag": "rings", "permission": Permission.READ}
+    elsewhere = {
+        421: "Another worker holds the rings, and this request came from one that does not.",
+        503: "The state is being recovered, or whoever holds it does not answer.",
+    }
+    return [
+        Endpoint(
+            path="/v1/rings",
+            name="list_rings",
+            summary="The fraud rings that are open, those with the highest score first",
+            handler=rings,
+            query=RingQuery,
+            returns=RingList,
+            problems=elsewhere,
+            **common,
+        ),
+        Endpoint(
+            path="/v1/rings/{ring_id}",
+            name="get_ring",
+            summary="An open ring as it looks now; with `.svg` behind its id, as a picture",
+            handler=ring,
+            returns=RingAlert,
+            problems={404: "No such ring is open.", **elsewhere},
+            **common,
+        ),
+    ]
 
 
-def ring_picture(
-    reporter: Reporter, table: PackedTable, stage: RingStage, ring_id: str
-) -> web.Response:
-    """An open ring as it looks now, as an SVG document that loads nothing and runs nothing."""
-    engine = _engine(reporter, table, stage, f"/{quote(ring_id, safe='')}.svg")
-    if isinstance(engine, web.Response):
-        return engine
-    ring = show_ring(engine, ring_id)
-    if ring is None:
-        return _unknown(ring_id)
+def picture(ring: RingAlert) -> web.Response:
+    """A ring as an SVG document that loads nothing and runs nothing."""
     policy = f"default-src 'none'; style-src {STYLE_SOURCE}; frame-ancestors 'none'"
     return web.Response(
         body=draw(ring).encode(),
@@ -84,33 +125,3 @@ def ring_picture(
         charset="utf-8",
         headers={"Content-Security-Policy": policy},
     )
-
-
-def _unknown(ring_id: str) -> web.Response:
-    return problem(404, f"no ring {ring_id!r} is open; it may have ended or become part of another")
-
-
-def _engine(
-    reporter: Reporter, table: PackedTable, stage: RingStage, path: str
-) -> RingEngine | web.Response:
-    """What knows the rings, or why it is not to be had here."""
-    if reasons := reporter.recovering():
-        return problem(
-            503,
-            f"the state is not complete: {'; '.join(reasons)}",
-            headers={"Retry-After": "2"},
-            reasons=reasons,
-        )
-    changelog = table.changelog_topic_name
-    if PARTITION not in held_here(reporter.app, changelog):
-        url = holders(reporter.app, changelog).get(PARTITION)
-        if url is None:
-            return problem(503, f"no worker has been assigned partition {PARTITION} of {changelog}")
-        location = f"{url.rstrip('/')}/v1/rings{path}"
-        return problem(
-            421,
-            f"rings are not held by this worker, but by {url}",
-            worker=url,
-            location=location,
-        )
-    return stage.look(PARTITION, table.partition(PARTITION))

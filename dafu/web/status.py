@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
@@ -32,7 +32,7 @@ from dafu.web.progress import PartitionProgress, ProgressMonitor
 
 __all__ = ["Status", "TableSizes", "WorkerStatus"]
 
-_SLICE: Final = 10_000
+_SLICE: Final = 1_000  # counted at once: a few milliseconds, whatever the store
 _SIZES_SECONDS: Final = 60.0
 
 
@@ -97,11 +97,12 @@ class FeaturesStatus(Struct, frozen=True):
 
 
 class PartitionSize(Struct, frozen=True):
-    """What a partition of a table holds here."""
+    """What a partition of a table holds here; `bytes` of keys and values, without overhead."""
 
     partition: int
     entities: int
     records: int
+    bytes: int
 
 
 class TableStatus(Struct, frozen=True):
@@ -120,6 +121,16 @@ class ConsumerStatus(Struct, frozen=True):
     partitions: list[PartitionProgress]
 
 
+class AccessStatus(Struct, frozen=True):
+    """Where rate limits are kept now, and how often they had to be kept here alone since Redis did
+    not answer; entries of the audit log that were written, and that were not."""
+
+    rate_limits: str
+    rate_limits_alone: int
+    audit_written: int
+    audit_failed: int
+
+
 class Status(Struct, frozen=True):
     """Everything that `/v1/status` says."""
 
@@ -135,6 +146,7 @@ class Status(Struct, frozen=True):
     features: FeaturesStatus
     tables: dict[str, TableStatus]
     consumer: ConsumerStatus
+    access: AccessStatus | None
 
 
 class TableSizes:
@@ -151,13 +163,24 @@ class TableSizes:
         self._counted: float | None = None
         self._lock = asyncio.Lock()
 
-    async def status(self) -> TableStatus:
-        """The sizes, not older than a minute."""
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the last count, None before the first."""
+        return None if self._counted is None else time.monotonic() - self._counted
+
+    @property
+    def latest(self) -> list[PartitionSize]:
+        """What was counted last, of the partitions that are still held."""
+        held = self.table.records.open_partitions()
+        return [size for size in self._sizes if size.partition in held]
+
+    async def status(self, within_s: float = _SIZES_SECONDS) -> TableStatus:
+        """The sizes, counted anew if they are older than this."""
         async with self._lock:
             held = self.table.records.open_partitions()
             if (
                 self._counted is None
-                or time.monotonic() - self._counted > _SIZES_SECONDS
+                or time.monotonic() - self._counted > within_s
                 or held != [size.partition for size in self._sizes]
             ):
                 self._sizes = [await _count(self.table.records, number) for number in held]
@@ -167,20 +190,22 @@ class TableSizes:
 
 
 async def _count(store: PartitionedStore, number: int) -> PartitionSize:
-    records = entities = 0
-    keys = _keys(store, number)
-    while number in store.open_partitions() and (part := list(islice(keys, _SLICE))):
+    records = entities = size = 0
+    held = _records(store, number)
+    while number in store.open_partitions() and (part := list(islice(held, _SLICE))):
         records += len(part)
-        entities += sum(key.startswith(HEAD) for key in part)
+        entities += sum(key.startswith(HEAD) for key, _ in part)
+        size += sum(len(key) + len(value) for key, value in part)
         await asyncio.sleep(0)
-    return PartitionSize(number, entities, records)
+    return PartitionSize(number, entities, records, size)
 
 
-def _keys(store: PartitionedStore, number: int) -> Iterator[bytes]:
+def _records(store: PartitionedStore, number: int) -> Iterator[tuple[bytes, bytes]]:
     records = store.partition(number)
     if isinstance(records, MemoryRecords):
-        return iter(list(records.data))  # a dictionary that changes can not be iterated in parts
-    return (key for key, _ in store.items(number))
+        data = records.data  # a dictionary that changes can not be iterated in parts, its keys can
+        return ((key, data[key]) for key in list(data) if key in data)
+    return store.items(number)
 
 
 class Reporter:
@@ -206,6 +231,7 @@ class Reporter:
         self.max_stall_s = max_stall_s
         self.monitor = ProgressMonitor(app)
         self._sizes = {a.table.name: TableSizes(a.table) for a in agents.keepers}
+        self.access: Callable[[], AccessStatus] | None = None
         self._started = time.monotonic()
 
     def dead(self) -> list[str]:
@@ -262,12 +288,27 @@ class Reporter:
         )
         return Situation("; ".join(waiting) or None, step, oldest.committed_age_s, what)
 
+    @property
+    def sizes(self) -> Mapping[str, TableSizes]:
+        """What is counted of each table, by name."""
+        return self._sizes
+
+    def rules(self) -> RulesStatus:
+        """The rules in force."""
+        rules = self.agents.merchants.stage.rules
+        modes = [rule.mode for rule in rules.rules]
+        return RulesStatus(
+            rules.version, modes.count("live"), modes.count("shadow"), modes.count("off")
+        )
+
+    def models(self) -> dict[Level, LevelStatus]:
+        """The models of both levels."""
+        return {agent.level: _level(agent) for agent in (self.agents.users, self.agents.merchants)}
+
     async def status(self) -> Status:
         """All there is to say."""
         reasons = self.not_ready()
-        stage = self.agents.merchants.stage
-        modes = [rule.mode for rule in stage.rules.rules]
-        model = stage.model
+        model = self.agents.merchants.stage.model
         age = self.monitor.age_s
         return Status(
             WorkerStatus(
@@ -281,18 +322,13 @@ class Reporter:
             reasons,
             _by_topic(self.app.assignor.assigned_actives()),
             {name: _described(agent) for name, agent in self.agents.by_name().items()},
-            RulesStatus(
-                stage.rules.version,
-                modes.count("live"),
-                modes.count("shadow"),
-                modes.count("off"),
-            ),
+            self.rules(),
             ModelStatus(
                 None if model is None else model.name,
                 None if model is None else model.version,
                 model is None,
             ),
-            {agent.level: _level(agent) for agent in (self.agents.users, self.agents.merchants)},
+            self.models(),
             FeaturesStatus(CATALOGUE_HASH, len(FEATURES)),
             {name: await sizes.status() for name, sizes in self._sizes.items()},
             ConsumerStatus(
@@ -300,6 +336,7 @@ class Reporter:
                 self.monitor.error,
                 self.monitor.progress.partitions,
             ),
+            None if self.access is None else self.access(),
         )
 
 

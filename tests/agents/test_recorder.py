@@ -71,6 +71,7 @@ async def test_memberships_are_keyed_by_user_and_what_is_none_is_set_aside() -> 
     assert key == b"ann"
     assert value is not None and value.startswith(MEMBERSHIP_RECORD)
     assert parse_membership_record(value) == MEMBERSHIP
+    assert agent.counters.rejected_by_reason == {"not_json": 1, "empty": 1}
     letters = sender.sent["dead"]
     assert [value for _, value, _ in letters] == [b"{", None]
     origins = [

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dafu.agents.histogram import Histogram
 from dafu.agents.shell import consume, input_batch
 from dafu.stages.batch import Piece
 from dafu.streaming.dead_letters import REROUTED
@@ -87,7 +88,8 @@ def test_chunks_become_pieces_and_those_of_a_partition_one() -> None:
 
 async def test_what_comes_while_a_batch_is_in_work_goes_into_the_next() -> None:
     stream, work = Stream(), Work()
-    running = asyncio.create_task(consume(stream, work.process, 100))
+    seconds = Histogram([1000.0])
+    running = asyncio.create_task(consume(stream, work.process, 100, seconds))
     first = chunk(0, 0, 3)
     stream.put(first)
     await turn()
@@ -104,11 +106,13 @@ async def test_what_comes_while_a_batch_is_in_work_goes_into_the_next() -> None:
     stream.end()
     await running
     assert len(stream.acknowledged) == 4
+    assert seconds.counts.tolist() == [2, 0]
+    assert 0.0 < seconds.sum < 1000.0
 
 
 async def test_a_full_batch_of_other_partitions_does_not_wait() -> None:
     stream, work = Stream(), Work()
-    running = asyncio.create_task(consume(stream, work.process, 10))
+    running = asyncio.create_task(consume(stream, work.process, 10, Histogram([1.0])))
     stream.put(chunk(0, 0, 10))
     await turn()
     stream.put(chunk(0, 10, 10), chunk(1, 0, 6))
@@ -130,7 +134,7 @@ async def test_a_failure_ends_everything_and_acknowledges_nothing() -> None:
 
     stream.put(chunk(0, 0, 1))
     with pytest.raises(ValueError, match="no"):
-        await consume(stream, fail, 10)
+        await consume(stream, fail, 10, Histogram([1.0]))
     assert stream.acknowledged == []
 
 
@@ -147,7 +151,7 @@ def test_partitions_keep_their_order_and_no_batch_is_too_large(
 
 async def _in_any_order(sizes: list[tuple[int, int]], most: int, order: Any) -> None:
     stream, work = Stream(), Work()
-    running = asyncio.create_task(consume(stream, work.process, most))
+    running = asyncio.create_task(consume(stream, work.process, most, Histogram([1.0])))
     ends = dict.fromkeys(range(4), 0)
     for partition, size in sizes:
         stream.put(chunk(partition, ends[partition], size))

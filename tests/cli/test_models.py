@@ -10,7 +10,7 @@ import pytest
 
 from dafu.cli.kafka import read_topic
 from dafu.generator import generate_traffic, write
-from dafu.registry import CONTROL_KEY, decode_event
+from dafu.registry import CONTROL_KEY, ControlEvent, decode_event
 from dafu.settings import load_settings
 from tests.cli.conftest import Run
 from tests.packages import flip_a_byte, forest, recurrent
@@ -107,6 +107,8 @@ def test_requests_are_published_and_answers_waited_for(
     assert {key for key, _, _ in records} == {CONTROL_KEY}
     assert len({partition for _, _, partition in records}) == 1
     first, second = (decode_event(value) for _, value, _ in records)
+    assert isinstance(first, ControlEvent)
+    assert isinstance(second, ControlEvent)
     assert (first.action, first.level, first.role, first.why) == (
         "deploy", "sequence", "shadow", "a try",
     )  # fmt: skip

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,10 @@ def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
             lines.append(line)
             if line.startswith("history decided"):
                 break
+        address, key = re.search(r"console: (\S+/console/)   key: (\S+)", "".join(lines)).groups()  # type: ignore[union-attr]
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {key}"})
+        with urllib.request.urlopen(request, timeout=SECONDS) as page:
+            assert "<h1>Decisions</h1>" in page.read().decode()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, err) == (0, ""), "".join(lines)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from dafu.agents.shelf import load_for
@@ -15,13 +16,21 @@ from dafu.features.state import EntityLayout
 from dafu.generator import generate
 from dafu.ingest import to_records
 from dafu.loading import load_stages
-from dafu.registry import SWITCH_KEY, Level, Lineup, ModelRef
+from dafu.registry import SWITCH_KEYS, Level, Lineup, ModelRef
+from dafu.rules import RuleSet
 from dafu.schema import decode_decision
 from dafu.settings import load_settings
 from dafu.stages.batch import FORWARD
 from dafu.stages.merchants import MerchantStage
+from dafu.stages.names import compile_document
 from dafu.stages.pipeline import Pipeline
-from dafu.stages.switches import apply_switch, cut_at_switches, is_switch, lineup_of
+from dafu.stages.switches import (
+    apply_switch,
+    cut_at_switches,
+    in_force,
+    is_switch,
+    rules_document,
+)
 from dafu.stages.users import UserStage
 from dafu.streaming.records import RecordBatch
 from dafu.tables.records import MemoryRecords
@@ -37,17 +46,18 @@ def payments(count: int, seed: int) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((key or b"", value) for key, value in records[:count])
 
 
-@functools.lru_cache(maxsize=2)
-def stages(model: bool = True) -> tuple[UserStage, MerchantStage]:
-    """Both stages as a worker without further settings has them."""
-    return load_stages(load_settings({} if model else {"MODEL_STORAGE_PATH": "none"}))
+@functools.lru_cache(maxsize=4)
+def stages(model: bool = True, rings: bool = True) -> tuple[UserStage, MerchantStage]:
+    """Both stages as a worker without further settings has them, or without model or rings."""
+    settings = load_settings({} if model else {"MODEL_STORAGE_PATH": "none"})
+    return load_stages(settings, rings=rings)
 
 
 def in_memory(
     records: Sequence[tuple[bytes | None, bytes | None]], cut: int = 1000, model: bool = True
 ) -> tuple[list[bytes], Pipeline]:
-    """Decisions for a log of one partition, and the pipeline with its final state."""
-    pipeline = Pipeline(*stages(model))
+    """Decisions for a log of one partition, and the pipeline with its final state; no rings."""
+    pipeline = Pipeline(*stages(model, rings=False))
     decisions: list[bytes] = []
     for at in range(0, len(records), cut):
         piece = records[at : at + cut]
@@ -65,12 +75,14 @@ def by_transaction(payloads: Iterable[bytes]) -> dict[str, bytes]:
     return found
 
 
-def with_lineup(stage: Stage[Output], lineup: Lineup) -> Any:
-    """A stage with the models of a lineup, loaded from their packages."""
+def with_lineup(stage: Stage[Output], lineup: Lineup, rules: RuleSet | None = None) -> Any:
+    """A stage with the models of a lineup, loaded from their packages, and perhaps other rules."""
     if isinstance(stage, MerchantStage):
         scoring = functools.partial(_loaded, "scoring", stage.model)
         looking = [(c.role, scoring(c.model)) for c in lineup.candidates]
-        return MerchantStage(stage.rules, scoring(lineup.champion), stage.thresholds, looking)
+        return MerchantStage(
+            rules or stage.rules, scoring(lineup.champion), stage.thresholds, looking
+        )
     assert isinstance(stage, UserStage)
     sequence = functools.partial(_loaded, "sequence", stage.sequence)
     others = [sequence(c.model) for c in lineup.candidates]
@@ -110,7 +122,8 @@ def replay(
 ) -> Iterator[tuple[Sequence[Any], Output]]:
     """Run consumed records of one partition through a stage: each piece and what came of it.
 
-    Switches among them change the stage's models from there on, and are in no piece.
+    Switches among them change the stage's models, rules and lists from there on, and are in no
+    piece.
     """
     running = stage
     for at in range(0, len(log), cut):
@@ -122,13 +135,21 @@ def replay(
                 changes = apply_switch(part, lambda _: records)
                 assert changes is not None, piece
                 records.write(changes)
-                lineup = lineup_of(lambda _: records, part.pieces[0].partition)
-                assert lineup is not None
-                running = with_lineup(stage, lineup) if len(changes) else running
+                running = switched(stage, records) if len(changes) else running
                 continue
             output = running.run(part, lambda _: records)
             records.write(output.only_changes)
             yield piece, output
+
+
+def switched(stage: Stage[Output], records: MemoryRecords) -> Any:
+    """A stage with the models and rules that the switches in a state say."""
+    held = in_force(lambda _: records, 0)
+    rules = None
+    if held.rules is not None:
+        rules = compile_document(msgspec.json.decode(rules_document(lambda _: records, 0)))
+        assert rules.version == held.rules
+    return with_lineup(stage, held.lineup or Lineup(), rules)
 
 
 def forwarded_from(log: Iterable[Any]) -> dict[int, list[tuple[bytes, bytes]]]:
@@ -138,7 +159,7 @@ def forwarded_from(log: Iterable[Any]) -> dict[int, list[tuple[bytes, bytes]]]:
     """
     found: defaultdict[int, dict[int, tuple[bytes, bytes]]] = defaultdict(dict)
     for record in log:
-        if record.key == SWITCH_KEY:
+        if record.key in SWITCH_KEYS:
             continue
         header = np.frombuffer(record.value, FORWARD, 1)[0]
         source, offset = int(header["source"]), int(header["offset"])

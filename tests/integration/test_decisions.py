@@ -12,9 +12,9 @@ import pytest
 from dafu.features.state import MERCHANTS, USERS
 from dafu.schema import decode_decision
 from dafu.tables.rocksdb import RocksDBRecords
+from tests.asking import ask
 from tests.integration.payments import by_transaction, in_memory, payments, states
 from tests.integration.worker import BRISK, START_SECONDS, System
-from tests.web.test_worker import ask
 
 pytestmark = pytest.mark.broker
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dafu.cli.models import RefusedError, read_registry, request
+from dafu.cli.control import RefusedError, read_registry, request
 from dafu.models.recurrent import RecurrentModel
 from dafu.registry import CONFIGURED, ControlEvent, ModelRef, Registry
 from dafu.schema import Decision, decode_decision
@@ -36,19 +36,25 @@ def event(action: Any, **fields: Any) -> ControlEvent:
 class Traffic:
     """Publishes payments without a break."""
 
-    def __init__(self, system: System, count: int = 20_000) -> None:
+    def __init__(self, system: System, count: int = 20_000, pause: float = 0.1) -> None:
         self.system = system
         self.records = payments(count, seed=51)
         self.sent = 0
+        self._pause = pause
         self._quiet = asyncio.Event()
         self._task = asyncio.create_task(self._publish())
 
     async def _publish(self) -> None:
         while not self._quiet.is_set():
+            await self.publish(1)
+            await asyncio.sleep(self._pause)
+
+    async def publish(self, pieces: int) -> None:
+        """The next payments, beside what comes by itself."""
+        for _ in range(pieces):
             assert self.sent < len(self.records), "it took too long: generate more payments"
             await self.system.publish(self.records[self.sent : self.sent + PIECE])
             self.sent += PIECE
-            await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
         self._quiet.set()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dafu.broker import EmbeddedBroker
+from tests.asking import ask
 from tests.integration.payments import payments
 from tests.integration.worker import BRISK, System, eventually
-from tests.web.test_worker import ask
 
 pytestmark = pytest.mark.broker
 

@@ -22,6 +22,7 @@ from dafu.features.state import MERCHANTS, USERS
 from dafu.partitioner import partitions_for
 from dafu.schema import MAX_RECORD_BYTES, decode_decision
 from dafu.streaming import dead_letters
+from tests.asking import ask
 from tests.integration.payments import (
     by_transaction,
     forwarded_from,
@@ -32,7 +33,6 @@ from tests.integration.payments import (
     states,
 )
 from tests.integration.worker import Record, System
-from tests.web.test_worker import ask
 
 pytestmark = pytest.mark.broker
 
@@ -267,7 +267,7 @@ def test_a_replay_of_the_transactions_forwards_the_same_bytes(case: Case, cut: i
     forwarded = forwarded_from(r for part in case.by_merchant for r in part)
     assert set(forwarded) == set(range(PARTITIONS))
     for partition, log in enumerate(case.transactions):
-        replayed, records = replay_users(log, stages()[0], cut)
+        replayed, records = replay_users(log, stages(rings=False)[0], cut)
         assert forwarded[partition] == replayed
         found = states(USERS, case.users[partition])
         assert found
@@ -280,7 +280,7 @@ def test_a_replay_by_merchant_gives_the_same_bytes(case: Case, cut: int) -> None
     keys = {r.value: r.key for r in case.decisions}
     total = 0
     for partition, log in enumerate(case.by_merchant):
-        replayed, records = replay_merchants(log, stages()[1], cut)
+        replayed, records = replay_merchants(log, stages(rings=False)[1], cut)
         for key, payload in replayed:
             assert published[decode_decision(payload).transaction_id] == payload
             assert keys[payload] == key

@@ -13,10 +13,10 @@ import pytest
 from dafu.features.catalogue import USER_INDEX
 from dafu.stages.batch import FORWARD, FORWARD_MAGIC, LABEL_MAGIC
 from dafu.streaming.dead_letters import read_headers
+from tests.asking import ask
 from tests.integration.payments import by_transaction, payments
 from tests.integration.test_rebalance import check_replay
 from tests.integration.worker import BRISK, Record, System
-from tests.web.test_worker import ask
 
 pytestmark = pytest.mark.broker
 

@@ -13,13 +13,13 @@ from dafu.rings.evaluation import evaluate_rings, reports_of
 from dafu.rings.picture import draw
 from dafu.rings.records import decode_alert
 from dafu.schema import decode_decision
+from tests.asking import ask
 from tests.chaos.check import Reference
 from tests.chaos.report import Report
 from tests.chaos.rings import RingReference, check_rings
 from tests.integration.payments import by_transaction
 from tests.integration.test_rebalance import check_replay
 from tests.integration.worker import BRISK, System
-from tests.web.test_worker import ask
 
 pytestmark = pytest.mark.broker
 

@@ -31,7 +31,7 @@ from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
 from dafu.tables.ownership import PartitionLog, log_page
 from dafu.tables.records import MemoryRecords
-from tests.web.test_worker import ask
+from tests.asking import ADMIN_KEY, ask
 
 START_SECONDS: Final = 90.0
 DRAIN_SECONDS: Final = 90.0
@@ -72,7 +72,12 @@ class Worker:
             for k, v in os.environ.items()
             if not k.startswith("DAFU_") and k != "MODEL_STORAGE_PATH"
         }
-        self._environment = inherited | environment | {"DAFU_WEB_PORT": str(self.port)}
+        self._environment = {
+            **inherited,
+            "DAFU_ADMIN_KEY": ADMIN_KEY,
+            **environment,
+            "DAFU_WEB_PORT": str(self.port),
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -203,6 +208,7 @@ class System:
             "DAFU_TOPIC_PREFIX": self.topics.prefix,
             "DAFU_PARTITIONS": str(partitions),
             "DAFU_DATA_DIR": str(self.data),
+            "DAFU_AUTH_FILE": str(directory / "auth" / "auth.yaml"),
             "DAFU_COMMIT_INTERVAL": "0.2",
             **environment,
         }

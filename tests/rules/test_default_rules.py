@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from dafu.features.catalogue import ALIASES, FEATURES
-from dafu.rules import BLOCK, NONE, REVIEW, Evaluation, Name, RuleSet, load_rules, parse_rules
+from dafu.lists import COLUMNS
+from dafu.rules import (
+    APPROVE,
+    BLOCK,
+    NONE,
+    REVIEW,
+    Evaluation,
+    Name,
+    RuleSet,
+    load_rules,
+    parse_rules,
+)
 from dafu.rules.batch import Column
 from tests.rules.vocabulary import objects
 
@@ -20,6 +31,7 @@ NAMES = {
     **{f.name: Name("number", f.unit, f.group, f.definition) for f in FEATURES},
     "amount": Name("number", "currency", "amount"),
     **{t: Name("string") for t in TEXTS},
+    **{column: Name("boolean") for column in COLUMNS.values()},
 }
 USUAL: dict[str, Any] = {
     "amount": 40.0,
@@ -100,6 +112,13 @@ def test_usual_and_first_payments_pass(rules: RuleSet) -> None:
 
 
 CASES: list[tuple[str, dict[str, Any], int]] = [
+    ("on_deny_list", {"on_deny_list": 1}, BLOCK),
+    ("on_deny_list", {"on_deny_list": 1, "on_allow_list": 1}, BLOCK),
+    ("on_allow_list", {"on_allow_list": 1}, APPROVE),
+    ("on_allow_list", {"on_allow_list": 1, "on_watch_list": 1}, APPROVE),
+    ("on_allow_list", {"on_allow_list": 1, "user_count_5m": 12, "user_amount_mean_5m": 1}, APPROVE),
+    ("on_watch_list", {"on_watch_list": 1}, REVIEW),
+    ("on_watch_list", {"on_watch_list": 1, "user_count_5m": 12, "user_amount_mean_5m": 1}, BLOCK),
     ("amount_extreme", {"amount": 60_000, "amount_to_user_mean_30d": 50}, BLOCK),
     ("amount_extreme", {"amount": 60_000, "amount_to_user_mean_30d": np.nan}, BLOCK),
     ("card_testing_user", {"user_count_5m": 12, "user_amount_mean_5m": 1}, BLOCK),
@@ -147,6 +166,11 @@ def test_each_rule_fires_on_its_case(
 
 def test_every_rule_has_a_case(rules: RuleSet) -> None:
     assert {r.id for r in rules.rules} - {c[0] for c in CASES} == {"blocked_identifier"}
+
+
+def test_what_is_denied_is_not_allowed(rules: RuleSet) -> None:
+    hits = evaluate(rules, {**USUAL, "on_deny_list": 1, "on_allow_list": 1}).hits(0)
+    assert [h.rule_id for h in hits] == ["on_deny_list"]
 
 
 def test_a_listed_device_is_blocked() -> None:

@@ -72,6 +72,7 @@ def test_risk_is_the_largest_of_the_fired_and_approval_adds_none() -> None:
     evaluation = rules.evaluate(columns, 4)
     assert evaluation.risk.tolist() == [0.0, 0.3, 0.7, 0.7]
     assert evaluation.fired.sum(axis=0).tolist() == [0, 1, 2, 3]
+    assert evaluation.counts() == [("a", "live", 3), ("b", "live", 2), ("c", "live", 1)]
     assert evaluation.rows_with_hits().tolist() == [1, 2, 3]
     assert evaluation.hits(0) == []
     assert [h.rule_id for h in evaluation.hits(3)] == ["a", "b", "c"]
@@ -132,6 +133,9 @@ def test_shadow_rules_change_nothing(
     promoted = ruleset(*(Rule(**{f: getattr(r, f) for f in r.__struct_fields__} | {"mode": "live"})
                          for r in mixed)).evaluate(columns, n)  # fmt: skip
     assert (promoted.fired == actual.fired).all()
+    rows = actual.fired.sum(axis=1).tolist()
+    counted = [(r.id, r.mode, n) for r, n in zip(mixed, rows, strict=True) if n]
+    assert sorted(actual.counts()) == sorted(counted)
 
 
 @settings(max_examples=200, deadline=None)

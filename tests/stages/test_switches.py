@@ -15,11 +15,11 @@ from dafu.stages.batch import InputBatch, Piece
 from dafu.stages.switches import (
     LINEUP_KEY,
     apply_switch,
-    by_lineup,
+    by_settings,
     cut_at_switches,
+    in_force,
     is_switch,
     last_switch,
-    lineup_of,
 )
 from dafu.tables.migrations import StateError
 from dafu.tables.records import MemoryRecords
@@ -104,10 +104,11 @@ def test_pieces_with_the_same_models_go_together(lineups: dict[int, Lineup | Non
             assert changes is not None
             tables[number].write(changes)
     batch = batch_of({number: [b"k"] * (1 + number % 3) for number in lineups}, frozenset())
-    shared = by_lineup(batch, tables.__getitem__)
-    assert len({lineup for lineup, _ in shared}) == len(shared)
+    shared = by_settings(batch, tables.__getitem__)
+    assert len({held for held, _ in shared}) == len(shared)
     seen = []
-    for lineup, part in shared:
+    for (lineup, rules), part in shared:
+        assert rules is None
         for piece in part.pieces:
             assert lineups[piece.partition] == lineup
             seen += [(piece.partition, v) for v in part.values.tolist()[piece.start : piece.end]]
@@ -125,11 +126,11 @@ def test_only_a_higher_number_changes_anything() -> None:
         records.write(changes)
         return len(changes)
 
-    assert lineup_of(alone(records), 0) is None
+    assert in_force(alone(records), 0).lineup is None
     assert put(4, LINEUPS[0]) == 1
     assert put(4, LINEUPS[1]) == 0, "a repeat, whatever it says"
     assert put(3, LINEUPS[2]) == 0
-    assert lineup_of(alone(records), 0) == LINEUPS[0]
+    assert in_force(alone(records), 0).lineup == LINEUPS[0]
     assert put(9, LINEUPS[1]) == 1
     assert last_switch(alone(records), 0) == Switch(9, LINEUPS[1])
     assert list(records.data) == [LINEUP_KEY]
@@ -153,4 +154,4 @@ def test_a_damaged_record_of_the_models_stops(stored: bytes) -> None:
     records = MemoryRecords()
     records.write([(LINEUP_KEY, stored)])
     with pytest.raises(StateError):
-        lineup_of(alone(records), 0)
+        in_force(alone(records), 0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from dafu.columns import ByteColumn
 from dafu.features.catalogue import ALIASES, DAY
 from dafu.partitioner import partitions_for
 from dafu.rules import Rule, compile_rules
-from dafu.settings import Settings, Web
+from dafu.settings import Access, Settings, Web
 from dafu.stages.batch import InputBatch
 from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
@@ -29,7 +30,9 @@ from dafu.stages.names import RULE_NAMES
 from dafu.stages.users import UserStage
 from dafu.tables.ownership import Position
 from dafu.tables.records import MemoryRecords
-from dafu.web.views import register_views
+from dafu.web.server import register_web
+from tests.asking import ADMIN_KEY
+from tests.redis import Redis
 
 PARTITIONS = 4
 
@@ -47,13 +50,16 @@ RULES = [
 ]
 
 
-def payment(number: int, user: str, merchant: str = "shop", amount: float = 10.0) -> dict[str, Any]:
+def payment(
+    number: int, user: str, merchant: str = "shop", amount: float = 10.0, **more: Any
+) -> dict[str, Any]:
     return {
         "transaction_id": f"t{number}",
         "user_id": user,
         "merchant_id": merchant,
         "amount": amount,
         "timestamp": START + number * 1000,
+        **more,
     }
 
 
@@ -74,20 +80,27 @@ class Answer:
 class Worker:
     """The app under test and what tests do to it."""
 
-    def __init__(self, app_class: Any, data_dir: Path, store: Literal["memory", "rocksdb"]) -> None:
+    def __init__(
+        self,
+        app_class: Any,
+        data_dir: Path,
+        store: Literal["memory", "rocksdb"],
+        **web_settings: Any,
+    ) -> None:
         settings = Settings(
             app_id="views",
             model_path=None,
             store=store,
             data_dir=data_dir,
-            web=Web(port=free_port()),
+            web=Web(port=free_port(), admin_key=ADMIN_KEY, **web_settings),
+            auth=Access(file=data_dir / "auth.yaml"),
         )
         self.app = app_class(settings)
         rules = compile_rules(RULES, {}, RULE_NAMES, ALIASES)
         stages = UserStage(DAY), MerchantStage(rules, None, Thresholds())
         self.agents = add_agents(self.app, *stages)
         self.users, self.merchants = self.agents.users, self.agents.merchants
-        self.reporter = register_views(self.app, self.agents, max_stall_s=30.0)
+        self.reporter = register_web(self.app, self.agents, settings)
         self.base = f"http://127.0.0.1:{settings.web.port}"
         self._session: aiohttp.ClientSession | None = None
         self._offset = 0
@@ -104,11 +117,15 @@ class Worker:
             agent.table.records.reset_state()
         await self.app.web.stop_server()
 
-    async def ask(self, path: str, method: str = "GET") -> Answer:
+    async def ask(
+        self, path: str, method: str = "GET", key: str | None = ADMIN_KEY, **headers: str
+    ) -> Answer:
         """`path` is sent as it is."""
         assert self._session is not None
         url = URL(self.base + path, encoded=True)
-        async with self._session.request(method, url) as response:
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        async with self._session.request(method, url, headers=headers) as response:
             return Answer(response, await response.read())
 
     async def user(self, user: str) -> Answer:
@@ -205,3 +222,37 @@ async def worker(unassigned: Worker) -> Worker:
     unassigned.assign({unassigned.base: range(PARTITIONS)})
     unassigned.recover()
     return unassigned
+
+
+@pytest.fixture
+def memory(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A `tests.web.scraping.Memory` between the worker's agents, whose clock stands still."""
+    from tests.web.scraping import NOW, Memory
+
+    for stage in ("users", "merchants"):
+        monkeypatch.setattr(f"dafu.agents.{stage}.now_ms", lambda: NOW)
+    return Memory(worker, monkeypatch)
+
+
+@pytest.fixture
+async def unlimited(app_class: Any, tmp_path: Path) -> AsyncIterator[Worker]:
+    """A worker that may be asked as often as one likes."""
+    groups = ("reads", "scores", "changes", "sign_ins")
+    limits = {f"{group}_per_minute": 0 for group in groups}
+    worker = Worker(app_class, tmp_path, "memory", **limits)
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis server that runs; who stops it starts it again."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server: install Debian's package of that name")
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    server("start")
+    yield server
+    server("stop")

@@ -15,10 +15,13 @@ from faust.types import TP
 from dafu.rings.picture import STYLE_SOURCE
 from dafu.rings.view import RingSummary
 from dafu.stages.rings import RingStage
+from dafu.web.endpoints import install
+from dafu.web.forwarding import FORWARDED, Forwarder
 from dafu.web.problems import protect
-from dafu.web.rings import ring_list, ring_picture, ring_view
+from dafu.web.rings import RingSource, ring_endpoints
 from tests.stages.test_ring_pipeline import USERS, farm, history, run, stages
 from tests.web.conftest import OTHER
+from tests.web.gates import OneGate
 
 CHANGELOG = "views-rings-changelog"
 
@@ -30,8 +33,8 @@ class Site(NamedTuple):
     group: dict[str, list[int]]
     reasons: list[str]
 
-    async def get(self, path: str) -> tuple[web.Response, Any]:
-        response = await self.client.get(path)
+    async def get(self, path: str, **headers: str) -> tuple[web.Response, Any]:
+        response = await self.client.get(path, headers=headers)
         kind = response.content_type
         body = await (response.json() if kind.endswith("json") else response.text())
         return response, body  # type: ignore[return-value]
@@ -49,28 +52,19 @@ async def site() -> AsyncIterator[Site]:
         tables_metadata=lambda: {url: {CHANGELOG: numbers} for url, numbers in group.items()},
     )
     reporter: Any = SimpleNamespace(
-        app=SimpleNamespace(assignor=assignor), recovering=lambda: reasons
+        app=SimpleNamespace(assignor=assignor, conf=SimpleNamespace(canonical_url="http://me")),
+        recovering=lambda: reasons,
     )
     table: Any = SimpleNamespace(
         changelog_topic_name=CHANGELOG, partition=lambda _: pipeline.ring_records
     )
-    held = reporter, table, RingStage()
-
-    async def all_rings(request: web.Request) -> web.Response:
-        return ring_list(*held, request)
-
-    async def picture(request: web.Request) -> web.Response:
-        return ring_picture(*held, request.match_info["ring"])
-
-    async def one(request: web.Request) -> web.Response:
-        return ring_view(*held, request.match_info["ring"])
-
+    agent: Any = SimpleNamespace(table=table, stage=RingStage())
     app = web.Application()
-    app.router.add_get("/v1/rings", all_rings)
-    app.router.add_get("/v1/rings/{ring}.svg", picture)
-    app.router.add_get("/v1/rings/{ring}", one)
+    forwarder = Forwarder(reporter.app)
+    app.on_cleanup.append(forwarder.close)
+    install(app, ring_endpoints(RingSource(agent, reporter, forwarder)), OneGate())
     protect(app)
-    async with TestClient(TestServer(app)) as client:
+    async with TestClient(TestServer(app), headers={"X-API-Key": "admin"}) as client:
         yield Site(client, group, reasons)
 
 
@@ -104,7 +98,7 @@ async def test_queries_choose_and_are_checked(site: Site) -> None:
     for query in ("limit=0", "limit=x", "min_score=2", "min_score=nan", "limit=99999"):
         response, document = await site.get(f"/v1/rings?{query}")
         assert (response.status, response.content_type) == (400, "application/problem+json")
-        assert "limit" in document["detail"]
+        assert document["field"] == query.partition("=")[0]
 
 
 async def test_rings_that_are_not_open(site: Site) -> None:
@@ -114,17 +108,18 @@ async def test_rings_that_are_not_open(site: Site) -> None:
         assert "no ring 'ring-none' is open" in document["detail"]
 
 
-async def test_others_say_whom_to_ask(site: Site) -> None:
+async def test_others_ask_the_one_who_knows(site: Site) -> None:
     site.group.clear()
     site.group[OTHER] = [0]
     for path in ("/v1/rings", "/v1/rings/r1", "/v1/rings/r1.svg"):
         response, document = await site.get(path)
-        assert response.status == 421
-        assert (document["worker"], document["location"]) == (OTHER, f"{OTHER}{path}")
+        assert (response.status, document["worker"]) == (503, OTHER)
+        response, document = await site.get(path, **{FORWARDED: "http://you"})
+        assert (response.status, document["worker"]) == (421, OTHER)
     site.group.clear()
     response, document = await site.get("/v1/rings")
     assert response.status == 503
-    assert "no worker has been assigned" in document["detail"]
+    assert "no worker is known to hold partition 0" in document["detail"]
 
 
 async def test_nothing_is_said_while_the_state_is_incomplete(site: Site) -> None:

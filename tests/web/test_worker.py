@@ -7,8 +7,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,20 +18,12 @@ from aiokafka import AIOKafkaProducer
 from dafu.broker import free_port
 from dafu.columns import ByteColumn
 from dafu.streaming.sender import BatchSender
+from tests.asking import ADMIN_KEY, ask
 
 pytestmark = pytest.mark.broker
 
 START_SECONDS = 90.0
 START = 1_700_000_000_000
-
-
-def ask(url: str) -> tuple[int, Any]:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, json.load(exc)
 
 
 def eventually(
@@ -64,6 +54,7 @@ def running_worker(
         "DAFU_PARTITIONS": "3",
         "DAFU_DATA_DIR": str(directory / "data"),
         "DAFU_WEB_PORT": str(port),
+        "DAFU_ADMIN_KEY": ADMIN_KEY,
         "MODEL_STORAGE_PATH": "none",
     }
     log = directory / "worker.log"
@@ -146,10 +137,11 @@ async def test_a_worker_answers_for_what_it_has_decided(
         assert user["as_of"] == "2023-11-14T22:13:57.000Z"
         assert user["windows"][0]["count"] == 10
         assert user["windows"][0]["sum"] == sum(10.0 + i for i in range(1, 40, 4))
+        assert ask(f"{base}/v1/users/user%201", key=None)[0] == 401
+        assert ask(f"{base}/v1/users/user%201", key=ADMIN_KEY[:-1])[0] == 401
         code, merchant = ask(f"{base}/v1/merchants/m%2F1")
         assert (code, merchant["merchant_id"], merchant["total_count"]) == (200, "m/1", 20)
         assert merchant["windows"][0]["users"] == 2
-        assert [ask(base + path)[0] for path in ("/table/", "/router/", "/table/users/")] == [
-            404
-        ] * 3
+        paths = ("/", "/table/", "/router/", "/table/users/")
+        assert {ask(base + path)[0] for path in paths} == {404}
         assert ask(f"{base}/health/ready")[0] == 200

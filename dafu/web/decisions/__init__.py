@@ -1,0 +1,1 @@
+"""Decisions over HTTP: asked for and waited for, looked up, filtered and streamed."""

@@ -1,0 +1,45 @@
+"""Decisions as the merchants agent publishes them, made up for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dafu.columns import ByteColumn
+from dafu.partitioner import key_hashes
+from dafu.schema import Decision, Explanations, FiredRule, Reason, Versions, encode_decision
+from dafu.streaming.records import encode_headers
+from dafu.web.decisions.memory import Made
+
+
+def decision(user: str, transaction: str, **changes: Any) -> Decision:
+    fields: dict[str, Any] = {
+        "transaction_id": transaction,
+        "user_id": user,
+        "merchant_id": "shop",
+        "timestamp": "2026-03-01T10:15:00.000Z",
+        "decision": "approve",
+        "risk_score": 0.25,
+        "risk_level": "low",
+        "is_fraud": False,
+        "confidence": 0.75,
+        "model_used": "rules",
+        "scores": {"rules": 0.25},
+        "explanations": Explanations(0.25, 0.0, 0.0, 0.0),
+        "reasons": [Reason("rule:large", "amount 12,400 > 10,000")],
+        "rules_fired": [FiredRule("large", "review", 0.25, "live")],
+        "versions": Versions("r", None, None, "f", "t"),
+        "degraded": False,
+    }
+    return Decision(**{**fields, **changes})
+
+
+def made(user: str, transaction: str, offset: int = 0, **changes: Any) -> Made:
+    headers = encode_headers([("dafu-latency-ms", b"12"), ("dafu-worker", b"host:1")])
+    payload = encode_decision(decision(user, transaction, **changes))
+    return Made(payload, 0, offset, 1_700_000_000_000 + offset, headers)
+
+
+def hashes(*users: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+    return key_hashes(ByteColumn.of([user.encode() for user in users]))

@@ -1,0 +1,102 @@
+"""A request about what another worker holds, handed on to it over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from dafu.web.forwarding import FORWARDED, Forwarder
+
+CHANGELOG = "users-changelog"
+
+
+class Two:
+    """A worker that holds partition 1, and one that does not and is asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[web.Request] = []
+        self.answer = web.Response(
+            text='{"user_id":"a/b"}',
+            content_type="application/json",
+            headers={"Retry-After": "7", "X-Private": "stays there"},
+        )
+        self.bodies: list[bytes] = []
+        holder = web.Application()
+        holder.router.add_route("*", "/{rest:.*}", self._hold)
+        self.holder = TestServer(holder)
+        self.client: TestClient[Any, Any]
+
+    async def _hold(self, request: web.Request) -> web.Response:
+        self.seen.append(request)
+        self.bodies.append(await request.read())
+        return self.answer
+
+    async def start(self) -> None:
+        await self.holder.start_server()
+        url = str(self.holder.make_url("/"))
+        app: Any = SimpleNamespace(
+            conf=SimpleNamespace(canonical_url="http://me:6066"),
+            assignor=SimpleNamespace(tables_metadata=lambda: {url: {CHANGELOG: [1]}}),
+        )
+        asked, forwarder = web.Application(), Forwarder(app)
+
+        async def forward(request: web.Request) -> web.Response:
+            return await forwarder.forward(request, CHANGELOG, 1)
+
+        asked.router.add_route("*", "/{rest:.*}", forward)
+        asked.on_cleanup.append(forwarder.close)
+        self.client = TestClient(TestServer(asked))
+        await self.client.start_server()
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Two]:
+    pair = Two()
+    await pair.start()
+    try:
+        yield pair
+    finally:
+        await pair.client.close()
+        await pair.holder.close()
+
+
+async def test_path_query_and_credentials_go_on_as_they_came(two: Two) -> None:
+    response = await two.client.get(
+        "/v1/users/a%2Fb?limit=3&q=%C3%BC",
+        headers={"Authorization": "Bearer k", "Cookie": "s=1", "X-Other": "not this"},
+    )
+    assert (response.status, await response.json()) == (200, {"user_id": "a/b"})
+    assert response.headers["Retry-After"] == "7"
+    assert "X-Private" not in response.headers
+    (request,) = two.seen
+    assert request.raw_path == "/v1/users/a%2Fb?limit=3&q=%C3%BC"
+    assert request.headers["Authorization"] == "Bearer k"
+    assert request.headers["Cookie"] == "s=1"
+    assert "X-Other" not in request.headers
+    assert request.headers[FORWARDED] == "http://me:6066"
+
+
+async def test_bodies_go_on_and_statuses_come_back(two: Two) -> None:
+    two.answer = web.Response(status=409, text="taken")
+    response = await two.client.post("/v1/score", data=b'{"a":1}')
+    assert (response.status, await response.text()) == (409, "taken")
+    assert two.bodies == [b'{"a":1}']
+
+
+async def test_nothing_is_handed_on_twice(two: Two) -> None:
+    response = await two.client.get("/v1/users/u", headers={FORWARDED: "http://you"})
+    assert response.status == 421
+    assert two.seen == []
+
+
+async def test_a_holder_that_is_gone(two: Two) -> None:
+    await two.holder.close()
+    response = await two.client.get("/v1/users/u")
+    assert response.status == 503
+    assert response.headers["Retry-After"] == "2"
+    assert "does not answer" in (await response.json())["detail"]
