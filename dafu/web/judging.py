@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from dafu.errors import DafuError
 from dafu.performance import Report
+from dafu.processes import dying_with_parent
 
 __all__ = ["JudgingError", "PerformanceDesk"]
 
@@ -87,9 +88,7 @@ class PerformanceDesk:
         with tempfile.TemporaryDirectory(prefix="dafu-performance-") as directory:
             path = Path(directory) / "report.json"
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *self._command,
-                str(path),
+                *dying_with_parent([sys.executable, *self._command, str(path)]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,

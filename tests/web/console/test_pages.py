@@ -303,4 +303,6 @@ def test_assets_load_nothing_from_anywhere() -> None:
     assert {"console.css", "console.js", "decisions.js", "overview.js", "picture.js"} <= set(names)
     for name in names:
         text = (static / name).read_text().replace("http://www.w3.org/2000/svg", "")
-        assert not re.search(r"https?://|\"//[a-z]+\.|url\(|@import|eval\(|new Function", text), name
+        assert not re.search(r"https?://|\"//[a-z]+\.|url\(|@import|eval\(|new Function", text), (
+            name
+        )
