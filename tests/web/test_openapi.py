@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from html import escape
 from typing import Annotated, Any
 
 import msgspec
 import pytest
 from aiohttp import web
 from jsonschema_rs import Draft202012Validator
+from markupsafe import escape
 from msgspec import Meta, Struct
 
 from dafu.web.endpoints import Call, Endpoint
