@@ -6,6 +6,7 @@ Raises `RefusedError` for what can not be read. Knows aiohttp and msgspec, and n
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from typing import Any, Final, TypeVar
 
@@ -50,7 +51,7 @@ def read_query(request: web.Request, kind: type[_T]) -> _T:
         If one is unknown, given twice, missing or no such value.
     """
     given: dict[str, str | None] = {}
-    known = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    known = _fields(kind)
     for name, value in request.query.items():
         if name not in known:
             there_are = ", ".join(sorted(known)) or "none"
@@ -63,6 +64,11 @@ def read_query(request: web.Request, kind: type[_T]) -> _T:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as exc:
         raise RefusedError(explained(str(exc))) from None
+
+
+@functools.cache
+def _fields(kind: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
 async def read_body(request: web.Request, kind: Any, max_bytes: int) -> Any:

@@ -88,6 +88,21 @@ async def test_bodies_go_on_and_statuses_come_back(two: Two) -> None:
     assert two.bodies == [b'{"a":1}']
 
 
+async def test_pages_come_back_with_their_policy_and_where_they_lead(two: Two) -> None:
+    headers = {
+        "Location": "/console/rules?done=large",
+        "Content-Security-Policy": "default-src 'none'",
+        "Referrer-Policy": "same-origin",
+    }
+    two.answer = web.Response(status=303, headers=headers)
+    form = {"mode": "shadow", "why": "to see"}
+    path = "/console/rules/large/mode"
+    response = await two.client.post(path, data=form, allow_redirects=False)
+    assert response.status == 303
+    assert {name: response.headers[name] for name in headers} == headers
+    assert two.bodies == [b"mode=shadow&why=to+see"]
+
+
 async def test_nothing_is_handed_on_twice(two: Two) -> None:
     response = await two.client.get("/v1/users/u", headers={FORWARDED: "http://you"})
     assert response.status == 421

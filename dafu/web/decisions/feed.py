@@ -18,14 +18,13 @@ from typing import Any, Final, Self
 import numpy as np
 from msgspec import Struct
 
-from dafu.columns import ByteColumn
 from dafu.errors import DafuError
-from dafu.partitioner import key_hashes
+from dafu.hashing import hash64
 from dafu.settings import Settings
 from dafu.streaming.dead_letters import Origin, read_headers
 from dafu.streaming.following import Follower
 from dafu.streaming.records import RecordBatch, decode_headers
-from dafu.web.decisions.memory import DecisionMemory, Made, begin_of, made_in
+from dafu.web.decisions.memory import DecisionMemory, Made, begin_of, hashes_of, made_in
 
 __all__ = ["DeadLetter", "DecisionFeed", "FeedStoppedError", "RejectedError", "Subscription"]
 
@@ -258,7 +257,7 @@ class DecisionFeed:
         if decisions:
             made = [m for batch in decisions for m in made_in(batch)]
             self._since = _known_since(made)
-            hashes = np.concatenate([key_hashes(batch.keys) for batch in decisions])
+            hashes = np.concatenate([hashes_of(batch.keys.present()) for batch in decisions])
             order = np.argsort([m.timestamp for m in made], kind="stable")
             self._remember([made[i] for i in order.tolist()], hashes[order])
         self._ready.set()
@@ -268,7 +267,7 @@ class DecisionFeed:
             self._read_letters([batch])
             return
         made = made_in(batch)
-        self._remember(made, key_hashes(batch.keys))
+        self._remember(made, hashes_of(batch.keys.present()))
         for subscriber in self._subscribers:
             subscriber.offer(made)
 
@@ -314,7 +313,7 @@ class DecisionFeed:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Made] = loop.create_future()
-        (key,) = key_hashes(ByteColumn.of([user_id.encode()])).tolist()
+        key = hash64(user_id.encode())
         begin = begin_of(user_id, transaction_id)
         self._waiting[key].setdefault(begin, []).append(future)
         future.add_done_callback(lambda done: self._stop_waiting(key, begin, done))

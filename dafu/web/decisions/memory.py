@@ -15,12 +15,11 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from dafu.agents.shell import LATENCY, WORKER
-from dafu.columns import ByteColumn
-from dafu.partitioner import key_hashes
+from dafu.hashing import hash64
 from dafu.schema import Decision, decode_decision
 from dafu.streaming.records import RecordBatch, decode_headers
 
-__all__ = ["DecisionMemory", "Made", "begin_of", "made_in"]
+__all__ = ["DecisionMemory", "Made", "begin_of", "hashes_of", "made_in"]
 
 CAPACITY: Final = 50_000
 MOST_BYTES: Final = 96 << 20
@@ -85,6 +84,11 @@ def made_in(batch: RecordBatch) -> list[Made]:
     ]
 
 
+def hashes_of(keys: Sequence[bytes]) -> NDArray[np.uint64]:
+    """64-bit hashes of record keys, uint64 [n]."""
+    return np.fromiter(map(hash64, keys), np.uint64, len(keys))
+
+
 def begin_of(user_id: str, transaction_id: str) -> bytes:
     r"""What the payload of a transaction's decision begins with, and no other.
 
@@ -111,7 +115,7 @@ class DecisionMemory:
     def __init__(self, capacity: int = CAPACITY, most_bytes: int = MOST_BYTES) -> None:
         self._capacity = capacity
         self._most_bytes = most_bytes
-        self._hashes = np.full(capacity, -1, np.int32)
+        self._hashes = np.zeros(capacity, np.uint64)
         self._ring: list[Made | None] = [None] * capacity
         self._next = 0
         self._count = 0
@@ -127,8 +131,8 @@ class DecisionMemory:
         """Of the payloads, together."""
         return self._bytes
 
-    def add(self, made: Sequence[Made], hashes: NDArray[np.int32]) -> None:
-        """Remember decisions, oldest first, with the `key_hashes` of their records' keys."""
+    def add(self, made: Sequence[Made], hashes: NDArray[np.uint64]) -> None:
+        """Remember decisions, oldest first, with the `hashes_of` their records' keys."""
         self.forgotten += max(0, len(made) - self._capacity)
         made, hashes = made[-self._capacity :], hashes[-self._capacity :]
         if not made:
@@ -150,7 +154,7 @@ class DecisionMemory:
             at = (self._next - self._count) % self._capacity
             self._bytes -= len(cast(Made, self._ring[at]).payload)
             self._ring[at] = None
-            self._hashes[at] = -1
+            self._hashes[at] = 0
             self._count -= 1
             self.forgotten += 1
 
@@ -164,8 +168,7 @@ class DecisionMemory:
 
     def of_user(self, user_id: str) -> Iterator[Made]:
         """Decisions with a key of the same hash, newest first: the user's, and perhaps others."""
-        (wanted,) = key_hashes(ByteColumn.of([user_id.encode()])).tolist()
-        places = np.flatnonzero(self._hashes == wanted)
+        places = np.flatnonzero(self._hashes == np.uint64(hash64(user_id.encode())))
         ages = (self._next - 1 - places) % self._capacity
         for at in places[np.argsort(ages)].tolist():
             made = self._ring[at]

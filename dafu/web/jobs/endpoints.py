@@ -135,7 +135,7 @@ def job_endpoints(jobs: Jobs, settings: Web, forwarder: Forwarder) -> list[Endpo
             method="POST",
             path="/v1/batch/analyze",
             name="analyze",
-            summary="Have a file scored in the background, without effect on anybody's history",
+            summary="Have a file scored in the background, without effect on what is remembered",
             handler=desk.analyze,
             body=AnalyzeRequest,
             returns=Job,

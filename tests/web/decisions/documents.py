@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from dafu.columns import ByteColumn
-from dafu.partitioner import key_hashes
 from dafu.schema import Decision, Explanations, FiredRule, Reason, Versions, encode_decision
 from dafu.streaming.records import encode_headers
-from dafu.web.decisions.memory import Made
+from dafu.web.decisions.memory import Made, hashes_of
 
 
 def decision(user: str, transaction: str, **changes: Any) -> Decision:
@@ -41,5 +39,5 @@ def made(user: str, transaction: str, offset: int = 0, **changes: Any) -> Made:
     return Made(payload, 0, offset, 1_700_000_000_000 + offset, headers)
 
 
-def hashes(*users: str) -> np.ndarray[Any, np.dtype[np.int32]]:
-    return key_hashes(ByteColumn.of([user.encode() for user in users]))
+def hashes(*users: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    return hashes_of([user.encode() for user in users])
