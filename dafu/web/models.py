@@ -140,7 +140,7 @@ def model_endpoints(desk: ControlDesk, judging: PerformanceDesk) -> list[Endpoin
             method="GET",
             path="/v1/models/{version}/performance",
             name="get_model_performance",
-            summary="How good a model's decisions were, as far as it is known what was fraud",
+            summary="How good the decisions of a model were, as far as it is known what was fraud",
             tag="models",
             permission=Permission.READ,
             handler=performance,
