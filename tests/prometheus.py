@@ -24,12 +24,18 @@ class Prometheus:
         For configuration, data, log and pid file.
     workers
         What to scrape, as ``host:port``.
+    key
+        What it shows to them.
     """
 
-    def __init__(self, directory: Path, *workers: str) -> None:
+    def __init__(self, directory: Path, *workers: str, key: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        credentials = directory / "key"
+        credentials.write_text(key)
         self.directory = directory
         self.port = free_port()
         self._workers = [option for worker in workers for option in ("--worker", worker)]
+        self._workers += ["--credentials", str(credentials)]
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """The series of an instant vector now, with their values."""

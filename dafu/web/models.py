@@ -51,6 +51,12 @@ class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
     why: LongText = ""
 
 
+class InWork(Struct, frozen=True):
+    """What was asked for is not ready yet."""
+
+    detail: str
+
+
 class Models(Struct, frozen=True):
     """What is deployed: of each level the champion, who looks on, and the champions before.
 
@@ -103,7 +109,9 @@ def model_endpoints(desk: ControlDesk, judging: PerformanceDesk) -> list[Endpoin
         except JudgingError as exc:
             return problem(503, str(exc))
         if report is None:
-            return problem(503, "it is being worked out; ask again", headers={"Retry-After": "5"})
+            later = answer(InWork("it is being worked out; ask again"), status=202)
+            later.headers["Retry-After"] = "5"
+            return later
         return answer(report)
 
     def changing(name: str, summary: str, handler: Any, body: type[Struct]) -> Endpoint:
@@ -145,7 +153,8 @@ def model_endpoints(desk: ControlDesk, judging: PerformanceDesk) -> list[Endpoin
             permission=Permission.READ,
             handler=performance,
             returns=Report,
-            problems={503: "It is being worked out, or the decisions could not be read."},
+            also={202: InWork},
+            problems={503: "The decisions could not be read."},
         ),
     ]
 

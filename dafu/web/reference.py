@@ -91,5 +91,6 @@ def reference_endpoints(endpoints: Callable[[], Iterable[Endpoint]]) -> list[End
             handler=show_page,
             media="text/html",
             page=True,
+            documented=False,
         ),
     ]

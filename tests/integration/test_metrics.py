@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dafu.generator import generate_traffic
 from dafu.ingest import to_records
 from dafu.web.metrics import COUNT_SECONDS
+from tests.asking import ADMIN_KEY
 from tests.integration.worker import BRISK, System, Worker, eventually
 from tests.prometheus import Prometheus
 from tests.web.test_deploy import alert_rules, dashboard_queries
@@ -26,7 +27,7 @@ pytestmark = [
 ]
 
 ROUNDS = 6
-VARIABLES = {"$job": "dafu", "$instance": ".+", "$__rate_interval": "30s"}
+VARIABLES = {"$job": "dafu", "$instance": ".+", "$__rate_interval": "5m"}
 
 
 def filled_in(query: str) -> str:
@@ -38,7 +39,10 @@ def filled_in(query: str) -> str:
 
 def scraped(worker: Worker) -> dict[str, float]:
     """The worker's own word: sums of its metrics by name."""
-    with urllib.request.urlopen(f"{worker.base}/metrics", timeout=10) as response:
+    request = urllib.request.Request(
+        f"{worker.base}/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
         text = response.read().decode()
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
@@ -56,7 +60,9 @@ async def test_every_query_of_the_dashboard_returns_data(bootstrap: str, tmp_pat
     await system.create(topics.transactions)
     with system.worker() as worker:
         await worker.ready()
-        with Prometheus(tmp_path / "prometheus", f"127.0.0.1:{worker.port}") as prometheus:
+        with Prometheus(
+            tmp_path / "prometheus", f"127.0.0.1:{worker.port}", key=ADMIN_KEY
+        ) as prometheus:
             size = -(-len(records) // ROUNDS)
             for begin in range(0, len(records), size):
                 await system.publish([*records[begin : begin + size], (b"u", b"no JSON")])
