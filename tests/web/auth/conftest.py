@@ -28,8 +28,6 @@ from dafu.web.surroundings import surround
 
 ADMIN_KEY = "an-administrators-key-for-tests-" + "0" * 8
 KEY, SECRET, PASSWORD = "dafu_of-a-viewer", "dafusecret_of-a-shop", "correct horse battery"
-NOW = float(int(time.time()))
-"""Where tests begin: the library that reads tokens has no clock but the machine's."""
 
 
 class Label(msgspec.Struct):
@@ -37,10 +35,14 @@ class Label(msgspec.Struct):
 
 
 class Site:
-    """The server, what it noted, and the time."""
+    """The server, what it noted, and the time.
+
+    It begins at the machine's time, the only clock that the library that reads tokens has: a word
+    of another worker is good for seconds.
+    """
 
     def __init__(self, directory: Path, provider: Provider | None, **web_settings: Any) -> None:
-        self.now = NOW
+        self.now = float(int(time.time()))
         self.audited: list[dict[str, Any]] = []
         access = Access(file=directory / "auth" / "auth.yaml")
         limits = {"reads_per_minute": 0, "changes_per_minute": 0, "sign_ins_per_minute": 0}
