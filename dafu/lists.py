@@ -95,6 +95,11 @@ class ListEntry(Struct, frozen=True, omit_defaults=True):
         return self.ends is not None and now >= self.ends
 
 
+def by_list(entry: ListEntry) -> tuple[int, int, str]:
+    """The key that sorts entries as people read them: by list, kind and value."""
+    return LIST_NAMES.index(entry.list), ENTRY_KINDS.index(entry.kind), entry.value
+
+
 class ListEvent(Struct, frozen=True, omit_defaults=True):
     """A request about entries, with who and why, as it stands on `control`.
 

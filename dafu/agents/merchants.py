@@ -30,6 +30,7 @@ from dafu.columns import ByteColumn
 from dafu.recent import RecentlyJudged
 from dafu.registry import Level, Role, RulesSwitch
 from dafu.rules import RuleSet
+from dafu.rules.model import Rule
 from dafu.stages.batch import InputBatch, MerchantOutput
 from dafu.stages.decide import DECISIONS
 from dafu.stages.merchants import MerchantStage
@@ -37,6 +38,12 @@ from dafu.stages.switches import in_force, rules_document
 from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
+
+
+class _Document(msgspec.Struct, frozen=True):
+    """What counts of a rule file's document here."""
+
+    rules: tuple[Rule, ...]
 
 
 class MerchantsAgent(ServingAgent[MerchantOutput]):
@@ -141,6 +148,19 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
             number: in_force(self.table.partition, number).rules or self.stage.rules.version
             for number in sorted(self.table.records.open_partitions())
         }
+
+    def rules_by_version(self) -> dict[str, tuple[Rule, ...]]:
+        """The rules of every version that holds for a partition here."""
+        found: dict[str, tuple[Rule, ...]] = {}
+        for number, version in self.rules_in_force().items():
+            if version in found:
+                continue
+            if version == self.stage.rules.version:
+                found[version] = self.stage.rules.rules
+            else:
+                document = rules_document(self.table.partition, number)
+                found[version] = msgspec.json.decode(document, type=_Document).rules
+        return found
 
     def count(self, output: MerchantOutput) -> None:
         """Count what a batch came to."""

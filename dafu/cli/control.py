@@ -159,14 +159,12 @@ async def read_registry(settings: Settings) -> Registry | None:
 
 async def read_entries(settings: Settings) -> list[ListEntry]:
     """All entries of lists, in order of list, kind and value; raises as `read_registry`."""
-    from dafu.lists import ENTRY_KINDS, LIST_NAMES
+    from dafu.lists import by_list
     from dafu.stages.lists import entries_of
 
     _, records = await _read_table(settings)
     entries = [] if records is None else [*entries_of(records).values()]
-    return sorted(
-        entries, key=lambda e: (LIST_NAMES.index(e.list), ENTRY_KINDS.index(e.kind), e.value)
-    )
+    return sorted(entries, key=by_list)
 
 
 async def _read_table(settings: Settings) -> tuple[Registry | None, MemoryRecords | None]:

@@ -84,8 +84,10 @@ def _one(metric: Metric, value: float) -> Family:
 
 def _fired(merchants: MerchantsAgent) -> dict[tuple[str, ...], float]:
     """Transactions by rule and mode; loaded rules are there before they fire."""
-    rules = merchants.stage.rules.rules
-    found: dict[tuple[str, ...], float] = {(r.id, r.mode): 0 for r in rules if r.mode != "off"}
+    loaded = merchants.rules_by_version().values()
+    found: dict[tuple[str, ...], float] = {
+        (rule.id, rule.mode): 0 for rules in loaded for rule in rules if rule.mode != "off"
+    }
     for rule, counts in merchants.fired.items():
         by_mode = {"live": counts.live, "shadow": counts.shadow}
         found |= {(rule, mode): count for mode, count in by_mode.items() if count}
@@ -174,9 +176,13 @@ class WorkerCollector(Collector):
 
     def _versions(self) -> Iterator[Family]:
         rules, levels = self._reporter.rules(), self._reporter.models()
-        modes = {"live": rules.live, "shadow": rules.shadow, "off": rules.off}
-        yield family(names.RULES, (((mode,), n) for mode, n in modes.items()))
-        yield family(names.RULE_SET, [((rules.version,), 1.0)])
+        modes = [
+            ((each.version, mode), float(n))
+            for each in rules
+            for mode, n in (("live", each.live), ("shadow", each.shadow), ("off", each.off))
+        ]
+        yield family(names.RULES, modes)
+        yield family(names.RULE_SET, (((each.version,), 1.0) for each in rules))
         yield family(names.FIRED, _fired(self._agents.merchants).items())
         served = {
             (level, m.role, m.name or "", m.version or "", "true" if m.loaded else "false"): 1.0

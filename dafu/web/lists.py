@@ -8,14 +8,13 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from dafu.lists import (
-    ENTRY_KINDS,
-    LIST_NAMES,
     MAX_AT_ONCE,
     EntryKind,
     ListAction,
     ListEntry,
     ListEvent,
     ListName,
+    by_list,
 )
 from dafu.schema import ShortText
 from dafu.web.control import CHANGE_PROBLEMS, READ_PROBLEMS, ControlDesk, signed
@@ -56,7 +55,7 @@ def list_endpoints(desk: ControlDesk) -> list[Endpoint]:
             for entry in desk.agent.entries(partition).values()
             if query.list in (None, entry.list) and query.kind in (None, entry.kind)
         ]
-        entries.sort(key=lambda e: (LIST_NAMES.index(e.list), ENTRY_KINDS.index(e.kind), e.value))
+        entries.sort(key=by_list)
         return answer(mask(Entries(entries), call))
 
     async def show(call: Call) -> web.Response:

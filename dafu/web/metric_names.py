@@ -131,7 +131,7 @@ STATE_AGE: Final = _gauge(
     "dafu_state_counted_age_seconds", "Since a table was counted; absent before.", "table"
 )
 
-RULES: Final = _gauge("dafu_rules", "Rules loaded.", "mode")
+RULES: Final = _gauge("dafu_rules", "Rules in force.", "version", "mode")
 FIRED: Final = _counter(
     "dafu_rule_fired_total", "Transactions on which a rule fired.", "rule", "mode"
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -46,9 +46,10 @@ class WorkerStatus(Struct, frozen=True):
 
 
 class RulesStatus(Struct, frozen=True):
-    """The rules in force, by mode."""
+    """Rules that hold for partitions here, by mode."""
 
     version: str
+    partitions: list[int]
     live: int
     shadow: int
     off: int
@@ -140,7 +141,7 @@ class Status(Struct, frozen=True):
     reasons: list[str]
     assignment: dict[str, list[int]]
     agents: dict[str, dict[str, Any]]
-    rules: RulesStatus
+    rules: list[RulesStatus]
     model: ModelStatus
     models: dict[Level, LevelStatus]
     features: FeaturesStatus
@@ -293,13 +294,15 @@ class Reporter:
         """What is counted of each table, by name."""
         return self._sizes
 
-    def rules(self) -> RulesStatus:
-        """The rules in force."""
-        rules = self.agents.merchants.stage.rules
-        modes = [rule.mode for rule in rules.rules]
-        return RulesStatus(
-            rules.version, modes.count("live"), modes.count("shadow"), modes.count("off")
-        )
+    def rules(self) -> list[RulesStatus]:
+        """The rules in force: one version, unless a change is on its way through the log."""
+        merchants, found = self.agents.merchants, []
+        versions = merchants.rules_in_force()
+        for version, rules in merchants.rules_by_version().items():
+            modes = Counter(rule.mode for rule in rules)
+            held = [number for number, holds in versions.items() if holds == version]
+            found.append(RulesStatus(version, held, modes["live"], modes["shadow"], modes["off"]))
+        return found
 
     def models(self) -> dict[Level, LevelStatus]:
         """The models of both levels."""

@@ -155,6 +155,13 @@ async def test_rules_hold_from_their_switch_on_and_survive_the_worker() -> None:
     assert life.rules == [CONFIGURED.version, version, version]
     assert life.agent.fired == {"a10": RuleCounts(1, 2), "a40": RuleCounts(2, 0)}
     assert life.agent.rules_in_force() == {0: version, 1: CONFIGURED.version}
+    modes = {
+        each: {rule.id: rule.mode for rule in rules}
+        for each, rules in life.agent.rules_by_version().items()
+    }
+    configured = {rule.id: rule.mode for rule in CONFIGURED.rules}
+    assert modes == {version: {"a10": "shadow", "a40": "live"}, CONFIGURED.version: configured}
+    assert configured != modes[version]
     again = Life(table)
     await again.read(5, pay.next(30), switch(9, None), pay.next(5))
     assert again.rules == [version, CONFIGURED.version]

@@ -216,7 +216,11 @@ async def test_status(worker: Worker) -> None:
     assert status["agents"]["identifiers"]["ignored"] == 2
     assert status["agents"]["rings"]["graph"] is None
     version = worker.merchants.stage.rules.version
-    assert status["rules"] == {"version": version, "live": 1, "shadow": 1, "off": 1}
+    held = sorted(worker.merchants.table.records.open_partitions())
+    assert held
+    assert status["rules"] == [
+        {"version": version, "partitions": held, "live": 1, "shadow": 1, "off": 1}
+    ]
     assert status["model"] == {"name": None, "version": None, "degraded": True}
     assert status["features"] == {"hash": CATALOGUE_HASH, "count": len(FEATURES)}
     users = status["tables"]["users"]

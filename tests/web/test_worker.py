@@ -123,7 +123,8 @@ async def test_a_worker_answers_for_what_it_has_decided(
         assert status["worker"]["name"].endswith(f":{worker.pid}")
         assert status["worker"]["url"] == base
         assert status["model"]["degraded"]
-        assert status["rules"]["live"] > 0
+        (rules,) = status["rules"]
+        assert rules["live"] > 0
         assert status["assignment"][f"{unique('')}transactions"] == [0, 1, 2]
         assert status["consumer"]["error"] is None
         assert (

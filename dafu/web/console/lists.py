@@ -16,6 +16,7 @@ from dafu.lists import (
     ListEntry,
     ListEvent,
     ListName,
+    by_list,
 )
 from dafu.web.console.forms import read_form
 from dafu.web.console.rendering import page
@@ -55,10 +56,7 @@ class ListPages:
         partition = await self._desk.here(call.request)
         if isinstance(partition, web.Response):
             return partition
-        entries = sorted(
-            self._desk.agent.entries(partition).values(),
-            key=lambda e: (LIST_NAMES.index(e.list), ENTRY_KINDS.index(e.kind), e.value),
-        )
+        entries = sorted(self._desk.agent.entries(partition).values(), key=by_list)
         return page(
             call,
             "lists.html",

@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 MOST_WAITING: Final = 5_000
 """Transactions that are waited for at the same time."""
 
-LOOK_AFTER: Final = 0.1
-"""Seconds without a decision, after which it is looked for among those made before."""
+LOOK_AFTER: Final = 0.5
+"""Seconds without a decision, after which it is looked for among those made before; it takes longer
+than a decision does, so that looking is not what keeps a busy worker from deciding."""
 
 REMEMBERED: Final = 50_000
 """Transactions whose content is remembered here."""
@@ -130,7 +131,7 @@ class Scorer:
                 place = await self._published(asked, entry)
                 if place.offset is not None:
                     self._feed.published(place.topic, place.partition, place.offset, future)
-                looking = asyncio.create_task(self._look(asked, future))
+                looking = asyncio.create_task(self._look(asked, future, timeout))
                 made = await future
                 _compare(asked, made)
                 if self._shared is not None:
@@ -171,9 +172,9 @@ class Scorer:
         if len(self._contents) > REMEMBERED:
             del self._contents[next(iter(self._contents))]
 
-    async def _look(self, asked: Asked, future: asyncio.Future[Made]) -> None:
+    async def _look(self, asked: Asked, future: asyncio.Future[Made], timeout: float) -> None:
         """Look for a decision made before, which does not come again; the first answer counts."""
-        await asyncio.sleep(LOOK_AFTER)
+        await asyncio.sleep(min(LOOK_AFTER, timeout / 2))
         try:
             made = await self.find(*asked.key, asked.timestamp)
             if made is None:
