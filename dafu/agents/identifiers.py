@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dafu.agents.shell import SenderSource, Sending, StageAgent, send_messages
+from dafu.agents.shell import UNHURRIED, SenderSource, Sending, StageAgent, send_messages
 from dafu.stages.batch import InputBatch
 from dafu.stages.identifiers import IdentifierOutput, IdentifierStage
 from dafu.streaming.sender import BatchSender
@@ -23,6 +23,7 @@ class IdentifiersAgent(StageAgent[IdentifierOutput]):
     """
 
     stage: IdentifierStage
+    apart = UNHURRIED
 
     def __init__(
         self,

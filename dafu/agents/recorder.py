@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from dafu.agents.histogram import Histogram
 from dafu.agents.shell import (
     BATCH_BOUNDS,
+    UNHURRIED,
     Counters,
     SenderSource,
     consume,
@@ -81,7 +82,8 @@ class RecorderAgent:
         """The agent's body."""
         for topic in (stream.channel, *self._outputs):
             await topic.maybe_declare()
-        await consume(stream, self.process, stream.app.settings.batch_records, self.batch_seconds)
+        most = stream.app.settings.batch_records
+        await consume(stream, self.process, most, self.batch_seconds, UNHURRIED)
 
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Check chunks of the topic and send on what is good."""

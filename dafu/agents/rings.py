@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import structs
 
-from dafu.agents.shell import SenderSource, Sending, StageAgent, send_messages
+from dafu.agents.shell import UNHURRIED, SenderSource, Sending, StageAgent, send_messages
 from dafu.stages.batch import InputBatch
 from dafu.stages.rings import RingOutput, RingStage
 from dafu.streaming.sender import BatchSender
@@ -27,6 +27,7 @@ class RingsAgent(StageAgent[RingOutput]):
     """
 
     stage: RingStage
+    apart = UNHURRIED
 
     def __init__(
         self,

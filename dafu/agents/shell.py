@@ -15,7 +15,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -60,6 +60,9 @@ BATCH_BOUNDS: Final = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 """Seconds."""
+
+UNHURRIED: Final = 0.05
+"""Seconds between the starts of batches that no decision waits for."""
 
 SenderSource = Callable[[], BatchSender]
 """Gives the worker's sender once the producer has started."""
@@ -219,6 +222,9 @@ class StageAgent(abc.ABC, Generic[Output]):
         Where rejected records go; likewise.
     """
 
+    apart: ClassVar[float] = 0.0
+    """Seconds between the starts of batches, see `consume`."""
+
     def __init__(
         self,
         stage: Stage[Output],
@@ -254,7 +260,7 @@ class StageAgent(abc.ABC, Generic[Output]):
         """The agent's body."""
         await prepare(stream.channel, self.table, self._outputs, self.sender())
         most = self.table.app.settings.batch_records
-        await consume(stream, self.process, most, self.batch_seconds)
+        await consume(stream, self.process, most, self.batch_seconds, self.apart)
 
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Apply chunks of one topic, publish what comes of them, then log and store the new state.
@@ -350,14 +356,20 @@ async def consume(
     process: Callable[[Sequence[RecordBatch]], Awaitable[None]],
     most: int,
     seconds: Histogram,
+    apart: float = 0.0,
 ) -> None:
     """Feed a stream's chunks to `process` and acknowledge them only when that returned.
 
     Chunks of one partition go one after the other. Those of several go together, up to `most`
     records: what a batch costs by itself is much when records are few. While a batch is in work
-    others gather for the next one, and only a full one does not wait for its end. A failure ends
-    everything. `seconds` counts how long each batch was in work.
+    others gather for the next one, and only a full one does not wait for its end. Nor does only a
+    full one follow another within `apart` seconds: what nobody waits for gathers, so that it takes
+    less from what somebody does. A failure ends everything. `seconds` counts how long each batch
+    was in work.
     """
+    loop = asyncio.get_running_loop()
+    next_start = loop.time()
+    timer: asyncio.TimerHandle | None = None
     waiting: dict[int, deque[Any]] = {}
     busy: set[int] = set()
     tasks: set[asyncio.Task[None]] = set()
@@ -372,10 +384,16 @@ async def consume(
         start()
 
     def start() -> None:
-        while events := _next_batch(waiting, busy, most):
+        nonlocal next_start, timer
+        resting = loop.time() < next_start
+        while events := _next_batch(waiting, busy, most, only_full=resting or bool(busy)):
             busy.update(event.value.partition for event in events)
             tasks.add(task := group.create_task(work(events)))
             task.add_done_callback(tasks.discard)
+            if apart and not resting:
+                next_start = loop.time() + apart
+                timer = loop.call_at(next_start, start)
+                resting = True
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -386,13 +404,18 @@ async def consume(
                 task.cancel()
     except* Exception as failures:
         raise failures.exceptions[0] from None
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
-def _next_batch(waiting: dict[int, deque[Any]], busy: set[int], most: int) -> list[Any]:
+def _next_batch(
+    waiting: dict[int, deque[Any]], busy: set[int], most: int, *, only_full: bool
+) -> list[Any]:
     """Take the chunks to work on now: none if there are none, or if more are worth waiting for."""
     idle = [partition for partition in waiting if partition not in busy]
     ready = sum(len(event.value) for partition in idle for event in waiting[partition])
-    if busy and ready < most:
+    if only_full and ready < most:
         return []
     events: list[Any] = []
     records = 0

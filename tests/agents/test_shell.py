@@ -126,6 +126,36 @@ async def test_a_full_batch_of_other_partitions_does_not_wait() -> None:
         await running
 
 
+async def test_what_nobody_waits_for_gathers_unless_it_is_full() -> None:
+    stream, work = Stream(), Work()
+    apart = 0.2
+    running = asyncio.create_task(consume(stream, work.process, 10, Histogram([1.0]), apart))
+    began = asyncio.get_running_loop().time()
+    stream.put(first := chunk(0, 0, 1))
+    await turn()
+    assert work.batches == [[first]], "the first one does not wait"
+    work.let_go()
+    later = [chunk(0, 1, 1), chunk(1, 0, 2)]
+    for each in later:
+        stream.put(each)
+        await turn()
+    early = asyncio.get_running_loop().time() < began + apart
+    assert len(work.batches) == 1 or not early
+    stream.put(rest := chunk(2, 0, 9))
+    await turn()
+    if early:
+        assert work.batches[1:] == [later], "there is enough for a full one, and then there is not"
+    work.let_go()
+    while len(work.batches) < 3:
+        await asyncio.sleep(0.01)
+    assert asyncio.get_running_loop().time() >= began + apart
+    work.let_go()
+    await turn()
+    stream.end()
+    await running
+    assert sorted(map(id, stream.acknowledged)) == sorted(map(id, [first, *later, rest]))
+
+
 async def test_a_failure_ends_everything_and_acknowledges_nothing() -> None:
     stream = Stream()
 

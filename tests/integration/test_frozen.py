@@ -36,8 +36,9 @@ async def exits(worker: Worker, within: float) -> None:
     """It ends by itself, not in good order, and says why."""
     status = await asyncio.to_thread(worker.exited, within)
     assert status > 0, worker.describe(f"exited with status {status}")
-    # The other agent of the same worker may notice first that it was frozen.
-    reasons = ("LostPartitionError", "FrozenError")
+    # The other agent of the same worker may notice first that it was frozen, or that what it sent
+    # before has been under way for too long.
+    reasons = ("LostPartitionError", "FrozenError", "RequestTimedOutError")
     assert any(r in worker.output for r in reasons), worker.describe("did not say why it stopped")
 
 
