@@ -27,6 +27,8 @@ Role = Literal["champion", "challenger", "shadow"]
 Level = Literal["scoring", "sequence"]
 """Models that score transactions in stage two; sequence models, which step in stage one."""
 
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+
 MAX_CANDIDATES: Final = {"scoring": 8, "sequence": 2}
 """Challengers and shadows that may look on at the same time."""
 

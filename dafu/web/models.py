@@ -19,7 +19,7 @@ from dafu.web.judging import JudgingError, PerformanceDesk
 from dafu.web.principals import Permission
 from dafu.web.problems import RefusedError, answer, invalid, problem
 
-__all__ = ["Models", "model_endpoints"]
+__all__ = ["Deployment", "Models", "Promotion", "Rollback", "ask_for", "model_endpoints"]
 
 PATIENCE: Final = 5.0
 """Seconds that a caller waits for figures to be worked out."""
@@ -76,32 +76,15 @@ def model_endpoints(desk: ControlDesk, judging: PerformanceDesk) -> list[Endpoin
         registry = await desk.registry(call.request)
         return registry if isinstance(registry, web.Response) else _shown(registry)
 
-    async def change(call: Call, action: Action, **fields: Any) -> web.Response:
-        partition = await desk.here(call.request)
-        if isinstance(partition, web.Response):
-            return partition
-        event = ControlEvent(
-            action=action, level=call.body.level, **fields, **signed(call, call.body.why)
-        )
-        target = event.version or ("" if event.model is None else event.model.version)
-        refused = await desk.ask(call, event, target or call.body.level)
-        return _shown(desk.agent.registry(partition)) if refused is None else refused
+    def changed_by(action: Action) -> Any:
+        async def change(call: Call) -> web.Response:
+            partition = await desk.here(call.request)
+            if isinstance(partition, web.Response):
+                return partition
+            refused = await ask_for(desk, call, action, call.body)
+            return _shown(desk.agent.registry(partition)) if refused is None else refused
 
-    async def deploy(call: Call) -> web.Response:
-        partition = await desk.here(call.request)
-        if isinstance(partition, web.Response):
-            return partition
-        model = await _reference(call.body.url)
-        return await change(call, "deploy", role=call.body.role, model=model)
-
-    async def promote(call: Call) -> web.Response:
-        return await change(call, "promote", version=call.body.version)
-
-    async def stop(call: Call) -> web.Response:
-        return await change(call, "stop", version=call.body.version)
-
-    async def rollback(call: Call) -> web.Response:
-        return await change(call, "rollback")
+        return change
 
     async def performance(call: Call) -> web.Response:
         try:
@@ -114,7 +97,7 @@ def model_endpoints(desk: ControlDesk, judging: PerformanceDesk) -> list[Endpoin
             return later
         return answer(report)
 
-    def changing(name: str, summary: str, handler: Any, body: type[Struct]) -> Endpoint:
+    def changing(name: Action, summary: str, body: type[Struct]) -> Endpoint:
         return Endpoint(
             method="POST",
             path=f"/v1/models/{name}",
@@ -122,7 +105,7 @@ def model_endpoints(desk: ControlDesk, judging: PerformanceDesk) -> list[Endpoin
             summary=summary,
             tag="models",
             permission=Permission.MODELS,
-            handler=handler,
+            handler=changed_by(name),
             body=body,
             returns=Models,
             problems=CHANGE_PROBLEMS,
@@ -140,10 +123,10 @@ def model_endpoints(desk: ControlDesk, judging: PerformanceDesk) -> list[Endpoin
             returns=Models,
             problems=READ_PROBLEMS,
         ),
-        changing("deploy", "Let a package decide, or look on", deploy, Deployment),
-        changing("promote", "Let a model that looks on decide", promote, Promotion),
-        changing("stop", "Let a model no longer score", stop, Promotion),
-        changing("rollback", "Go back to the champion before", rollback, Rollback),
+        changing("deploy", "Let a package decide, or look on", Deployment),
+        changing("promote", "Let a model that looks on decide", Promotion),
+        changing("stop", "Let a model no longer score", Promotion),
+        changing("rollback", "Go back to the champion before", Rollback),
         Endpoint(
             method="GET",
             path="/v1/models/{version}/performance",
@@ -157,6 +140,27 @@ def model_endpoints(desk: ControlDesk, judging: PerformanceDesk) -> list[Endpoin
             problems={503: "The decisions could not be read."},
         ),
     ]
+
+
+async def ask_for(
+    desk: ControlDesk, call: Call, action: Action, asked: Deployment | Promotion | Rollback
+) -> web.Response | None:
+    """Ask for a change of models where they are registered; why it is refused, None if it is not.
+
+    Raises
+    ------
+    RefusedError
+        If there is no usable package at the URL of a deployment.
+    """
+    fields: dict[str, Any] = {}
+    target: str = asked.level
+    if isinstance(asked, Deployment):
+        model = await _reference(asked.url)
+        fields, target = {"role": asked.role, "model": model}, model.version
+    elif isinstance(asked, Promotion):
+        fields, target = {"version": asked.version}, asked.version
+    event = ControlEvent(action=action, level=asked.level, **fields, **signed(call, asked.why))
+    return await desk.ask(call, event, target)
 
 
 async def _reference(url: str) -> ModelRef:

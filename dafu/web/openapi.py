@@ -35,13 +35,20 @@ class Problem(Struct, frozen=True):
     detail: str
 
 
-_ALWAYS: Final = {500: "The worker failed to answer; its log says why."}
+_ALWAYS: Final = {
+    400: "The request is malformed, or meant for another host.",
+    500: "The worker failed to answer; its log says why.",
+    504: "There was no answer in time, and it was given up.",
+}
 _WITH_PERMISSION: Final = {
     401: "No credential, or one that is not good.",
     403: "The caller lacks the permission.",
     429: "Too many requests; `Retry-After` says when to come back.",
 }
-_WITH_INPUT: Final = {400: "A parameter or a field is wrong; `field` names it."}
+_WITH_INPUT: Final = {
+    400: "A parameter or a field is wrong, and `field` names it; or as everywhere: the request is "
+    "malformed, or meant for another host."
+}
 _WITH_BODY: Final = {
     408: "The body did not arrive in time.",
     413: "The body is too long.",
@@ -171,9 +178,18 @@ def _query_parameters(endpoint: Endpoint, schemas: _Schemas) -> list[dict[str, A
         return []
     properties, required = schemas.properties(endpoint.query)
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": schema}
+        {"name": name, "in": "query", "required": name in required, "schema": _given(schema)}
         for name, schema in properties.items()
     ]
+
+
+def _given(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter where it is given: a query has no way to write null."""
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if len(choices) != 1:
+        return dict(schema)
+    rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
+    return {**rest, **choices[0]}
 
 
 def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:

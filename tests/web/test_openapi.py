@@ -66,6 +66,7 @@ def test_parameters_are_those_of_path_and_query() -> None:
     assert by_name["limit"]["required"] is False
     assert by_name["limit"]["schema"]["maximum"] == 50
     assert set(by_name) == {"item_id", "limit", "since"}
+    assert by_name["since"]["schema"] == {"type": "integer"}, "never null"
 
 
 def test_a_pattern_in_a_path_is_the_routers_own() -> None:
@@ -75,11 +76,11 @@ def test_a_pattern_in_a_path_is_the_routers_own() -> None:
 
 def test_what_can_go_wrong_follows_from_the_declaration() -> None:
     shut = operation(endpoint(problems={404: "There is none."}))
-    assert set(shut["responses"]) == {"200", "401", "403", "404", "429", "500"}
+    assert set(shut["responses"]) == {"200", "400", "401", "403", "404", "429", "500", "504"}
     assert shut["responses"]["404"]["description"] == "There is none."
     assert shut["security"]
     wide = operation(endpoint(permission=None, method="POST", body=Item, status=202))
-    assert set(wide["responses"]) == {"202", "400", "408", "413", "415", "500"}
+    assert set(wide["responses"]) == {"202", "400", "408", "413", "415", "500", "504"}
     assert wide["security"] == []
     for responses in (shut["responses"], wide["responses"]):
         for status, response in responses.items():

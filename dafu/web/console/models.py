@@ -6,26 +6,29 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, get_args
+from urllib.parse import urlencode
 
 import msgspec
 import numpy as np
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from dafu.evaluation.drift import Verdict, drift, reference, verdict
-from dafu.registry import Level, Lineup, ModelRef, Role
+from dafu.registry import LEVELS, Action, Level, Lineup, ModelRef, Role
 from dafu.schema import CandidateScore, Versions
+from dafu.web.console.forms import read_form
 from dafu.web.console.rendering import page
 from dafu.web.control import ControlDesk
 from dafu.web.decisions.decision_endpoints import feed_started
 from dafu.web.decisions.feed import DecisionFeed
 from dafu.web.endpoints import Call
 from dafu.web.judging import JudgingError, PerformanceDesk
-from dafu.web.problems import problem
+from dafu.web.models import Deployment, Promotion, Rollback, ask_for
+from dafu.web.problems import RefusedError, invalid, problem
 from dafu.web.status import Reporter
 
-__all__ = ["ModelPages", "Said", "Voice", "voices"]
+__all__ = ["ModelPages", "ModelsQuery", "Said", "Voice", "voices"]
 
 LOOKED_AT: Final = 20_000
 """Decisions that figures of traffic are of, at most."""
@@ -33,6 +36,9 @@ LOOKED_AT: Final = 20_000
 ENOUGH: Final = 2_000
 """Scores on either side without which nothing is said of a shift: of fewer, chance alone makes an
 index of some hundredths."""
+
+SHORTEST_WHY: Final = 3
+"""Characters; who changes what decides on payments says why."""
 
 _SLICE: Final = 500
 _WAIT_SECONDS: Final = 8.0
@@ -60,6 +66,12 @@ class Voice(NamedTuple):
     high: float
     psi: float | None
     verdict: Verdict | None
+
+
+class ModelsQuery(Struct, frozen=True):
+    """What was just asked for, to be told once more."""
+
+    done: Annotated[str, Meta(max_length=20)] = ""
 
 
 class _Seat(NamedTuple):
@@ -116,7 +128,41 @@ class ModelPages:
             looked_at=len(found),
             configured=status.model,
             alarms=[alarm for level in status.models.values() for alarm in level.alarms],
+            goes_back=[level for level in LEVELS if getattr(registry, level).former],
+            levels=LEVELS,
+            roles=get_args(Role),
+            done=call.query.done,
         )
+
+    async def deploy(self, call: Call) -> web.Response:
+        """Let a package decide, or look on, and go back to the models."""
+        return await self._changed(call, "deploy", Deployment)
+
+    async def promote(self, call: Call) -> web.Response:
+        """Let a model that looks on decide."""
+        return await self._changed(call, "promote", Promotion)
+
+    async def stop(self, call: Call) -> web.Response:
+        """Let a model no longer score."""
+        return await self._changed(call, "stop", Promotion)
+
+    async def roll_back(self, call: Call) -> web.Response:
+        """Go back to the champion before."""
+        return await self._changed(call, "rollback", Rollback)
+
+    async def _changed(
+        self, call: Call, action: Action, kind: type[Deployment | Promotion | Rollback]
+    ) -> web.Response:
+        partition = await self._desk.here(call.request)
+        if isinstance(partition, web.Response):
+            return partition
+        form = await read_form(call.request, kind)
+        if len(form.why) < SHORTEST_WHY:
+            raise RefusedError(invalid(f"say why, in {SHORTEST_WHY} characters at least", "why"))
+        refused = await ask_for(self._desk, call, action, form)
+        if refused is not None:
+            return refused
+        raise web.HTTPSeeOther(f"/console/models?{urlencode({'done': action})}")
 
     async def performance(self, call: Call) -> web.Response:
         """Decisions beside what became known of them; worked out while somebody waits."""

@@ -13,7 +13,7 @@ from dafu.web.console.decisions import DecisionPages, SaidQuery
 from dafu.web.console.entities import EntityPages
 from dafu.web.console.forms import FORM
 from dafu.web.console.lists import ListPages
-from dafu.web.console.models import ModelPages
+from dafu.web.console.models import ModelPages, ModelsQuery
 from dafu.web.console.operations import AuditFilter, LetterQuery, OperationPages
 from dafu.web.console.overview import OverviewPages, OverviewQuery
 from dafu.web.console.rings import RingPages, RingsQuery
@@ -98,7 +98,22 @@ def console_endpoints(pages: Pages) -> list[Endpoint]:
             pages.rules.set_mode,
             Permission.RULES,
         ),
-        _page("/models", "models", "The models, and how they do", pages.models.listed),
+        _page(
+            "/models",
+            "models",
+            "The models, and how they do",
+            pages.models.listed,
+            query=ModelsQuery,
+        ),
+        *(
+            _form(f"/models/{name}", f"models_{name}", summary, handler, Permission.MODELS)
+            for name, summary, handler in (
+                ("deploy", "Lets a package decide, or look on", pages.models.deploy),
+                ("promote", "Lets a model that looks on decide", pages.models.promote),
+                ("stop", "Lets a model no longer score", pages.models.stop),
+                ("rollback", "Goes back to the champion before", pages.models.roll_back),
+            )
+        ),
         _page(
             "/models/performance",
             "performance",

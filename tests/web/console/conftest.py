@@ -17,7 +17,7 @@ from yarl import URL
 
 from dafu.agents.control import ControlAgent
 from dafu.lists import ListEntry
-from dafu.registry import Event
+from dafu.registry import Event, Registry
 from dafu.rings.engine import RingEngine
 from dafu.stages.rings import RingStage
 from dafu.streaming.dead_letters import Origin
@@ -89,6 +89,7 @@ class Console:
         self.feed = feed
         self.published: list[tuple[str, bytes, bytes]] = []
         self.entries: list[ListEntry] = []
+        self.registry = Registry()
         self.asked: list[Event] = []
         self.refusal: web.Response | None = None
         jar = aiohttp.CookieJar(unsafe=True)  # of an address and not a name
@@ -169,6 +170,7 @@ async def console(
     monkeypatch.setattr(RingSource, "engine", look)
     monkeypatch.setattr(ControlDesk, "here", here)
     monkeypatch.setattr(ControlDesk, "ask", ask)
+    monkeypatch.setattr(ControlAgent, "registry", lambda *_: console.registry)
     monkeypatch.setattr(ControlAgent, "entries", lambda *_: {e.key: e for e in console.entries})
     monkeypatch.setattr(Publisher, "publish", publish)
     try:

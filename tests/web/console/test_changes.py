@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dafu.lists import ListEntry, ListEvent
+from dafu.models.package import read_manifest
+from dafu.registry import Candidate, ControlEvent, Lineup, ModelRef, Registry
 from dafu.rulesets import RulesEvent
 from dafu.web.auth.records import AuthRecords, KeyRecord, digest
 from dafu.web.principals import Role
 from dafu.web.problems import problem
+from tests.packages import forest
 from tests.web.conftest import payment
 from tests.web.console.conftest import Console
 from tests.web.decisions.documents import made
@@ -17,6 +22,7 @@ OFFERS = {
     "/console/decisions/ada/t1": ("/console/decisions/ada/t1/label", {"analyst", "engineer"}),
     "/console/rules": ('action="/console/rules/', {"engineer"}),
     "/console/lists": ('action="/console/lists/', {"analyst"}),
+    "/console/models": ('action="/console/models/', {"model_owner"}),
 }
 """Of pages, a form that they may offer, and to which roles."""
 
@@ -51,6 +57,10 @@ async def test_everybody_is_offered_what_he_may_do(console: Console, role: Role)
             {"list": "deny", "kind": "user", "value": "ada", "why": "to see"},
             {"analyst"},
         ),
+        "/console/models/rollback": (
+            {"level": "scoring", "why": "to see"},
+            {"model_owner"},
+        ),
     }
     for path, (form, roles) in forms.items():
         page = await console.post(path, {**form, **token})
@@ -80,6 +90,48 @@ async def test_a_rule_is_put_into_another_mode(console: Console) -> None:
     assert (
         "The rule large is in its new mode" in (await console.get(page.headers["Location"])).words
     )
+
+
+async def test_models_are_deployed_promoted_stopped_and_rolled_back(
+    console: Console, tmp_path: Path
+) -> None:
+    forest(tmp_path / "forest", seed=1)
+    manifest = read_manifest(str(tmp_path / "forest"))
+    seen = ModelRef("seen", "v2", "file:///models/seen")
+    lineup = Lineup(candidates=(Candidate("shadow", seen),), former=(None,))
+    console.registry = Registry(scoring=lineup)
+    await console.sign_in()
+    page = await console.get("/console/models")
+    assert "Let it decide seen v2" in page.words and "Stop it seen v2" in page.words
+    assert "Go back to the champion before (scoring)" in page.words
+    assert "Go back to the champion before (sequence)" not in page.words
+    token = {"csrf_token": await console.csrf(), "level": "scoring", "why": "it is better"}
+    deployment = {"url": str(tmp_path / "forest"), "role": "shadow"}
+    forms: dict[str, dict[str, str]] = {
+        "deploy": deployment,
+        "promote": {"version": "v2"},
+        "stop": {"version": "v2"},
+        "rollback": {},
+    }
+    for action, form in forms.items():
+        path = f"/console/models/{action}"
+        assert (await console.post(path, {**form, **token, "why": "no"})).status == 400
+        assert (await console.post(path, {**form, "level": "scoring", "why": "yes"})).status == 403
+        page = await console.post(path, {**form, **token})
+        assert (page.status, page.headers["Location"]) == (303, f"/console/models?done={action}")
+        assert "Granted: " in (await console.get(page.headers["Location"])).words
+    missing = {**token, **deployment, "url": str(tmp_path / "none")}
+    page = await console.post("/console/models/deploy", missing)
+    assert page.status == 422 and "no usable package" in page.words
+    deploy, promote, stop, back = console.asked
+    model = ModelRef(manifest.name, manifest.version, str(tmp_path / "forest"))
+    assert isinstance(deploy, ControlEvent) and isinstance(promote, ControlEvent)
+    assert isinstance(stop, ControlEvent) and isinstance(back, ControlEvent)
+    assert (deploy.action, deploy.role, deploy.model) == ("deploy", "shadow", model)
+    assert [(e.action, e.version) for e in (promote, stop)] == [("promote", "v2"), ("stop", "v2")]
+    assert (back.action, back.level, back.by, back.why) == (
+        "rollback", "scoring", "admin", "it is better"
+    )  # fmt: skip
 
 
 async def test_what_is_refused_is_told(console: Console) -> None:
