@@ -362,14 +362,13 @@ async def consume(
 
     Chunks of one partition go one after the other. Those of several go together, up to `most`
     records: what a batch costs by itself is much when records are few. While a batch is in work
-    others gather for the next one, and only a full one does not wait for its end. Nor does only a
-    full one follow another within `apart` seconds: what nobody waits for gathers, so that it takes
-    less from what somebody does. A failure ends everything. `seconds` counts how long each batch
-    was in work.
+    others gather for the next one, and only a full one does not wait for its end. Likewise for
+    `apart` seconds after a batch was started: what nobody waits for gathers, so that it takes less
+    from what somebody does. A failure ends everything. `seconds` counts how long each batch was in
+    work.
     """
     loop = asyncio.get_running_loop()
-    next_start = loop.time()
-    timer: asyncio.TimerHandle | None = None
+    rest: asyncio.TimerHandle | None = None
     waiting: dict[int, deque[Any]] = {}
     busy: set[int] = set()
     tasks: set[asyncio.Task[None]] = set()
@@ -384,16 +383,18 @@ async def consume(
         start()
 
     def start() -> None:
-        nonlocal next_start, timer
-        resting = loop.time() < next_start
-        while events := _next_batch(waiting, busy, most, only_full=resting or bool(busy)):
+        nonlocal rest
+        while events := _next_batch(waiting, busy, most, only_full=rest is not None or bool(busy)):
             busy.update(event.value.partition for event in events)
             tasks.add(task := group.create_task(work(events)))
             task.add_done_callback(tasks.discard)
-            if apart and not resting:
-                next_start = loop.time() + apart
-                timer = loop.call_at(next_start, start)
-                resting = True
+            if apart and rest is None:
+                rest = loop.call_later(apart, wake)
+
+    def wake() -> None:
+        nonlocal rest
+        rest = None
+        start()
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -405,8 +406,8 @@ async def consume(
     except* Exception as failures:
         raise failures.exceptions[0] from None
     finally:
-        if timer is not None:
-            timer.cancel()
+        if rest is not None:
+            rest.cancel()
 
 
 def _next_batch(

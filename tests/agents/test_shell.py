@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,6 +155,32 @@ async def test_what_nobody_waits_for_gathers_unless_it_is_full() -> None:
     stream.end()
     await running
     assert sorted(map(id, stream.acknowledged)) == sorted(map(id, [first, *later, rest]))
+
+
+def test_what_has_gathered_is_worked_on_without_anything_more_coming() -> None:
+    """On the workers' own event loop, whose timers may be early by what its clock can not tell."""
+
+    async def rounds() -> None:
+        stream = Stream()
+        done = 0
+
+        async def process(chunks: Sequence[RecordBatch]) -> None:
+            nonlocal done
+            done += len(chunks)
+
+        running = asyncio.create_task(consume(stream, process, 10, Histogram([1.0]), 0.0013))
+        for i in range(150):
+            stream.put(chunk(0, 2 * i, 1))
+            await turn()
+            stream.put(chunk(0, 2 * i + 1, 1))
+            async with asyncio.timeout(20):
+                while done < 2 * i + 2:
+                    await asyncio.sleep(0.001)
+        stream.end()
+        await running
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(rounds())
 
 
 async def test_a_failure_ends_everything_and_acknowledges_nothing() -> None:
