@@ -75,9 +75,17 @@ class News(NamedTuple):
 
 
 class RingBook:
-    """All rings that are open."""
+    """All rings that are open.
 
-    def __init__(self, rings: Iterable[RingState] = ()) -> None:
+    Parameters
+    ----------
+    rings : iterable of RingState
+    opened : int
+        How many have been opened so far, these and others.
+    """
+
+    def __init__(self, rings: Iterable[RingState] = (), opened: int = 0) -> None:
+        self.opened = opened
         self.rings: dict[str, RingState] = {}
         self.ring_of: dict[str, str] = {}
         for ring in rings:
@@ -117,7 +125,7 @@ class RingBook:
         for at in accepted:
             portrait = found[at]
             old = sorted(heirs.get(at, []), key=lambda ring: (ring.opened, ring.ring_id))
-            state = old[0] if old else _opened(portrait, time)
+            state = old[0] if old else self._open(portrait, time)
             self._go_on(state, old, parents.get(at, []), portrait, time, news)
             _tell_members(state, portrait, before, time, news)
             self._keep(state)
@@ -130,6 +138,12 @@ class RingBook:
             if user_id not in self.ring_of and member.size:
                 news.memberships.append(Membership(user_id, ring_id, time, 0, 0.0))
         return news
+
+    def _open(self, portrait: Portrait, time: int) -> RingState:
+        # A ring may open, close and open once more while the clock stands still: that is another.
+        self.opened += 1
+        seed = "\0".join([str(time), str(self.opened), *portrait.members]).encode()
+        return RingState(f"ring-{blake2b(seed, digest_size=8).hexdigest()}", time, [], portrait.due)
 
     def _go_on(
         self,
@@ -187,11 +201,6 @@ def _match(
             if names:
                 parents[at] = names
     return accepted, successor, parents
-
-
-def _opened(portrait: Portrait, time: int) -> RingState:
-    seed = "\0".join([str(time), *portrait.members]).encode()
-    return RingState(f"ring-{blake2b(seed, digest_size=8).hexdigest()}", time, [], portrait.due)
 
 
 def _event(

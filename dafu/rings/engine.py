@@ -389,6 +389,7 @@ class RingEngine:
         clock: int = 0,
         began: int = 0,
         applied: int = 0,
+        opened: int = 0,
     ) -> RingEngine:
         """An engine that goes on where the one went on that wrote these records.
 
@@ -421,7 +422,7 @@ class RingEngine:
             if min(rows) < 0:
                 raise damaged("link", key)
             graph.put_link(*rows, link.first, link.last, 0)
-        engine.book = RingBook(rings)
+        engine.book = RingBook(rings, opened)
         engine._due = [(ring.due, ring.ring_id) for ring in rings]
         heapq.heapify(engine._due)
         return engine

@@ -61,6 +61,7 @@ class Fence(Struct, array_like=True, frozen=True):
     clock: int = 0
     began: int = 0
     applied: int = 0
+    opened: int = 0
 
 
 class JournalChunk(Struct, array_like=True, frozen=True):
@@ -182,7 +183,9 @@ class RingStage:
 def _changes(held: _Held) -> list[Change]:
     """All that a batch has to write, in order; see the module."""
     engine = held.engine
-    held.stored = pack(Fence(held.offset, engine.clock, engine.began, engine.applied))
+    held.stored = pack(
+        Fence(held.offset, engine.clock, engine.began, engine.applied, engine.book.opened)
+    )
     changes: list[Change] = [*engine.changes(), (FENCE, held.stored)]
     owed, held.owed = held.owed, []
     return [*owed, *_journal(held.offset, changes), *changes]
@@ -222,5 +225,5 @@ def _build_up(records: PartitionRecords) -> _Held:
         yield from ((key, value) for key, value in records.items() if key not in instead)
         yield from ((key, value) for key, value in instead.items() if value is not None)
 
-    engine = RingEngine.rebuilt(merged(), fence.clock, fence.began, fence.applied)
+    engine = RingEngine.rebuilt(merged(), fence.clock, fence.began, fence.applied, fence.opened)
     return _Held(engine, fence.offset, stored, owed)

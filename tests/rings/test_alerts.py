@@ -64,6 +64,15 @@ def test_a_ring_opens_at_a_score_and_goes_on_at_a_lower_one() -> None:
     assert book.rings == {} and book.ring_of == {}
 
 
+def test_what_opens_once_more_while_the_clock_stands_still_is_another_ring() -> None:
+    book = RingBook()
+    told = [tell(book, portrait("abc", score)) for score in (OPEN, 0.0, OPEN, 0.0)]
+    alerts = [alert for news in told for alert in news.alerts]
+    assert [alert.event for alert in alerts] == ["opened", "closed"] * 2
+    assert len({alert.alert_id for alert in alerts}) == 4
+    assert len({alert.ring_id for alert in alerts}) == 2
+
+
 def test_what_did_not_change_is_not_told() -> None:
     book = RingBook()
     tell(book, portrait("abc"))

@@ -163,7 +163,9 @@ def test_what_ran_out_is_freed_and_its_records_deleted() -> None:
                 stored[key] = value
     assert len(engine.graph) < 2 * 28 * 8
     assert len(stored) < 3.2 * len(engine.graph)
-    again = RingEngine.rebuilt(stored.items(), engine.clock, engine.began, engine.applied)
+    again = RingEngine.rebuilt(
+        stored.items(), engine.clock, engine.began, engine.applied, engine.book.opened
+    )
     assert len(again.graph) == len(engine.graph)
     assert len(again.graph.user_names) == len(engine.graph.user_names)
 
@@ -206,5 +208,7 @@ def test_one_that_was_built_up_again_says_the_same_in_the_same_order() -> None:
                 stored[key] = value
         if k % 20 == 0:
             shuffled = sorted(stored.items(), key=lambda _: rng.random())
-            again = RingEngine.rebuilt(shuffled, engine.clock, engine.began, engine.applied)
+            again = RingEngine.rebuilt(
+                shuffled, engine.clock, engine.began, engine.applied, engine.book.opened
+            )
     assert told > 5

@@ -263,21 +263,24 @@ async def test_what_nobody_has_read_yet_does_not_keep_a_partition_from_being_fet
 
 @pytest.mark.broker
 async def test_so_many_are_taken_over_and_no_more(
-    reader: Reader, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, producer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "AHEAD_RECORDS", 100)
-    reader.consumer._fetcher._max_partition_fetch_bytes = 1  # one record batch each
-    found = (await reader.chunks(1, 0))[0]
-    fetched = await reader.consumer.position(reader.tps[0])
+    tp, fetcher = reader.tps[0], reader.consumer._fetcher
+    fetcher._max_partition_fetch_bytes = 1  # a record batch at a time, of brokers that can
+    seen = (await reader.chunks(1, 0))[0].offsets.tolist()
+    more = 0
     async with asyncio.timeout(20):
-        while reader.tps[0] not in reader.consumer._fetcher._records:
+        while tp not in fetcher._records:
+            if await reader.consumer.position(tp) == RECORDS and not more:
+                more += 1
+                await producer.send_and_wait(tp.topic, b"more", partition=0)
             await asyncio.sleep(0.01)
-            fetched = await reader.consumer.position(reader.tps[0])
-    assert 100 <= fetched - len(found) < RECORDS
-    seen = found.offsets.tolist()
-    while len(seen) < RECORDS:
+    assert await reader.consumer.position(tp) > 100
+    assert reader.position(0) == 1
+    while len(seen) < RECORDS + more:
         seen += (await reader.chunks(40, 0))[0].offsets.tolist()
-    assert seen == list(range(RECORDS))
+    assert seen == list(range(RECORDS + more))
 
 
 @pytest.mark.broker
