@@ -13,6 +13,7 @@ from jsonschema_rs import Draft202012Validator
 from markupsafe import escape
 from msgspec import Meta, Struct
 
+from dafu.schema import Moment
 from dafu.web.endpoints import Call, Endpoint
 from dafu.web.openapi import openapi
 from dafu.web.principals import Permission
@@ -28,6 +29,10 @@ class Query(Struct):
 class Item(Struct):
     name: str
     value: float
+
+
+class Dated(Struct):
+    since: Moment | None = None
 
 
 class Found(Struct):
@@ -98,6 +103,28 @@ def test_what_is_written_may_be_null_where_json_knows_no_number() -> None:
     Draft202012Validator(schemas["Found"] | {"components": document["components"]}).validate(
         written
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("2024-01-31T23:59:59Z", True),
+        ("2024-01-31t23:59:59.123456+05:30", True),
+        ("2024-13-01T00:00:00Z", False),
+        ("2024-01-31", False),
+        ("soon", False),
+    ],
+)
+def test_moments_are_told_from_other_texts(text: str, is_one: bool) -> None:
+    document = openapi([endpoint(body=Dated, method="POST")])
+    found = Draft202012Validator(document["components"]["schemas"]["Dated"])
+    assert found.is_valid({"since": text}) == is_one
+    try:
+        msgspec.convert({"since": text}, Dated)
+    except msgspec.ValidationError:
+        assert not is_one
+    else:
+        assert is_one
 
 
 def test_undocumented_endpoints_are_left_out() -> None:

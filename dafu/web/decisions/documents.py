@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -12,6 +11,7 @@ from dafu.schema import (
     Decision,
     DecisionName,
     Explanations,
+    Moment,
     Reason,
     RiskLevel,
     Unit,
@@ -153,8 +153,8 @@ class StreamQuery(DecisionFilter, frozen=True):
 class DecisionQuery(DecisionFilter, frozen=True):
     """Which decisions, and how many; `since` and `until` are about the payment's time."""
 
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
 
 
@@ -162,7 +162,7 @@ class ById(Struct, frozen=True):
     """Whose transaction it is; its time makes it quick to find among those decided long ago."""
 
     user_id: Annotated[str, Meta(min_length=1, max_length=256)]
-    timestamp: datetime | None = None
+    timestamp: Moment | None = None
 
 
 class Listed(Struct, frozen=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+
+from dafu.schema import Moment
 
 __all__ = ["AnalyzeRequest", "Format", "Job", "JobList", "Progress", "State", "Task"]
 
@@ -24,8 +25,8 @@ class AnalyzeRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     source: Annotated[str, Meta(min_length=1, max_length=4096)]
     mapping: _Mapping = "dafu"
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     limit: Annotated[int, Meta(ge=1, le=2**53)] | None = None
     format: Format = "jsonl"
 
