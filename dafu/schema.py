@@ -26,12 +26,12 @@ Moment = Annotated[
         extra_json_schema={
             "format": "date-time",
             # `format` binds nobody: validators may take it for a remark.
-            "pattern": r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt ]"
+            "pattern": r"^20\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt ]"
             r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?$",
         }
     ),
 ]
-"""A time in text, RFC 3339."""
+"""A time in text, RFC 3339, within the times that transactions may have."""
 Latitude = Annotated[float, Meta(ge=-90.0, le=90.0)]
 Longitude = Annotated[float, Meta(ge=-180.0, le=180.0)]
 Unit = Annotated[float, Meta(ge=0.0, le=1.0)]

@@ -91,7 +91,7 @@ async def test_without_redis_nobody_waits_and_one_line_says_so(
                 decisions.keep(("ada", f"x{n}"), made("ada", f"x{n}"), CONTENT)
                 assert await decisions.find(KEY) is None
             await asyncio.sleep(0.25)
-        assert time.monotonic() - begin < 60, "as long as it takes if each waits its time out"
+        assert time.monotonic() - begin < 30, "it takes longer if each waits for an answer"
     finally:
         redis("start")
     assert caplog.text.count("Redis does not answer, decisions are not shared") == 1
