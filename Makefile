@@ -1,5 +1,4 @@
 # Everything starts from an empty clone: each target sets up what it needs first.
-# pip uses your own configuration (index, proxy, certificates).
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -11,6 +10,20 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 QUIX_VENV := .venv-quix
 QUIX := $(QUIX_VENV)/.installed
+
+# The locks are complete, so nothing is to be resolved. uv takes seconds where pip takes minutes, but
+# reads none of pip's configuration: with an index of your own there, or without success, pip goes on.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-deps
+INSTALL = if $(BIN)/python -m pip config list | grep -q 'index-url'; then \
+		$(PIP_INSTALL) $(1); \
+	else \
+		$(BIN)/uv pip install --quiet --system-certs --no-deps --python $(BIN)/python $(1) || \
+			$(PIP_INSTALL) $(1); \
+	fi
+
+# Where the bytecode of what is imported is not kept, a process takes a second longer to start.
+export PYTHONDONTWRITEBYTECODE :=
+
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--fork-strategy fewest --no-header
 
@@ -31,13 +44,19 @@ $(BIN)/python:
 	echo "python3 is one. Install it (with its venv module) and run make again." >&2; \
 	exit 1
 
-$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+$(BIN)/uv: requirements-dev.lock | $(BIN)/python
+	$(PIP_INSTALL) $$(grep -o '^uv==[0-9.]*' requirements-dev.lock)
+	@touch $@
+
+$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/uv
+	@echo 'installing requirements.lock'
+	@$(call INSTALL,-r requirements.lock)
+	@$(call INSTALL,-e .)
 	@touch $@
 
 $(DEV): requirements-dev.lock $(RUNTIME)
-	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
+	@echo 'installing requirements-dev.lock'
+	@$(call INSTALL,-r requirements-dev.lock)
 	@touch $@
 
 venv: $(DEV) ## create .venv with everything for development
@@ -48,7 +67,7 @@ demo: $(RUNTIME) ## broker, worker and generated traffic on this machine
 test: $(DEV) ## the tests, on the embedded broker (DAFU_TEST_BROKER=kafka: on Apache Kafka)
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/pytest -m "not broker" -n auto --dist worksteal
-	$(BIN)/pytest -m broker -n 3 --dist loadfile
+	$(BIN)/pytest -m broker -n 3 --dist loadfile --no-loadscope-reorder
 else
 	$(BIN)/pytest $(ARGS)
 endif
@@ -69,7 +88,7 @@ format: $(DEV) ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 
 lock: $(DEV) ## pin the newest versions that pyproject.toml allows
-	$(BIN)/python -m pip install --quiet uv
+	$(PIP_INSTALL) --upgrade uv
 	$(UV_COMPILE) --upgrade pyproject.toml -o requirements.lock
 	$(UV_COMPILE) --upgrade --all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(UV_COMPILE) --upgrade bench/quix.in -o bench/quix.lock

@@ -12,7 +12,7 @@ import pytest
 
 from dafu.web.audit import AuditEntry
 from tests.asking import ask
-from tests.integration.worker import System, Worker, eventually
+from tests.integration.worker import BRISK, System, Worker, eventually
 
 pytestmark = pytest.mark.broker
 
@@ -22,7 +22,7 @@ NOBODY = {"DAFU_ADMIN_KEY": ""}
 async def test_a_first_run_prints_a_key_and_what_it_does_is_kept(
     bootstrap: str, tmp_path: Path
 ) -> None:
-    system = System(bootstrap, tmp_path)
+    system = System(bootstrap, tmp_path, app=BRISK)
     with system.worker(**NOBODY) as worker:
         key = await _printed(worker)
         status, me = await asyncio.to_thread(ask, f"{worker.base}/v1/me", key)
@@ -61,7 +61,7 @@ async def test_a_first_run_prints_a_key_and_what_it_does_is_kept(
 
 
 async def test_no_worker_listens_to_others_without_tls(bootstrap: str, tmp_path: Path) -> None:
-    system = System(bootstrap, tmp_path, DAFU_WEB_HOST="0.0.0.0")
+    system = System(bootstrap, tmp_path, app=BRISK, DAFU_WEB_HOST="0.0.0.0")
     with system.worker() as open_to_all, system.worker(**NOBODY, DAFU_BEHIND_PROXY="1") as nobodys:
         for worker, message in (
             (open_to_all, "keys would travel in clear text"),

@@ -32,7 +32,7 @@ from tests.integration.payments import (
     stages,
     states,
 )
-from tests.integration.worker import Record, System
+from tests.integration.worker import BRISK, Record, System
 
 pytestmark = pytest.mark.broker
 
@@ -169,7 +169,7 @@ def case(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 async def drain(bootstrap: str, directory: Path) -> Case:
     records, headers, case = mixture()
-    system = System(bootstrap, directory, PARTITIONS, DAFU_RINGS="false")
+    system = System(bootstrap, directory, PARTITIONS, app=BRISK, DAFU_RINGS="false")
     await system.create(system.topics.transactions)
     await system.publish(records, headers)
     with system.worker() as worker:

@@ -17,7 +17,7 @@ import pytest
 
 from dafu.schema import iso
 from tests.asking import ADMIN_KEY
-from tests.integration.worker import System, Worker
+from tests.integration.worker import BRISK, System, Worker
 from tests.redis import Redis
 
 pytestmark = pytest.mark.broker
@@ -66,7 +66,9 @@ async def checkout() -> AsyncIterator[Client]:
 
 
 def system(bootstrap: str, directory: Path, partitions: int = 1, **environment: str) -> System:
-    return System(bootstrap, directory, partitions, MODEL_STORAGE_PATH="none", **environment)
+    return System(
+        bootstrap, directory, partitions, app=BRISK, MODEL_STORAGE_PATH="none", **environment
+    )
 
 
 def without_time(document: dict[str, Any]) -> dict[str, Any]:
