@@ -26,6 +26,7 @@ from typing import IO, Final, Self
 
 from dafu.errors import DafuError
 from dafu.processes import dying_with_parent
+from dafu.streaming.waiting import EMBEDDED_CLUSTER
 
 __all__ = ["DEFAULT_PORT", "BrokerError", "EmbeddedBroker", "free_port", "serve"]
 
@@ -368,7 +369,7 @@ def _command(binary: str, port: int) -> list[str]:
     command = [
         binary,
         "broker",
-        "--cluster-id=dafu-embedded",
+        f"--cluster-id={EMBEDDED_CLUSTER}",
         f"--listener-url={url}",
         f"--advertised-listener-url={url}",
         "--storage-engine=memory://tansu/",

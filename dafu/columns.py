@@ -157,6 +157,10 @@ class ByteColumn:
             at = at.astype(np.int64, copy=False)
         return self.elsewhere(self.starts[at], self.lengths[at])
 
+    def part(self, first: int, end: int) -> ByteColumn:
+        """The strings first..end-1, without copying anything."""
+        return self.elsewhere(self.starts[first:end], self.lengths[first:end])
+
     def elsewhere(self, starts: I64, lengths: I64) -> ByteColumn:
         """Other strings in the same buffer."""
         column = ByteColumn.__new__(ByteColumn)

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from dafu.errors import DafuError
 from dafu.settings import Settings
-from dafu.streaming.offsets import end_offsets, partitions_of
+from dafu.streaming.offsets import FETCH_WAIT_MS, end_offsets, partitions_of
 from dafu.topics import LARGEST_BATCH, stream_config
 
 __all__ = [
@@ -156,7 +156,7 @@ async def read_topic(
         **_options(settings),
         auto_offset_reset="earliest",
         enable_auto_commit=False,
-        fetch_max_wait_ms=settings.fetch_max_wait_ms,
+        fetch_max_wait_ms=settings.fetch_max_wait_ms or FETCH_WAIT_MS,
         max_partition_fetch_bytes=4 << 20,
     )
     await _start(consumer, consumer.stop, settings)

@@ -224,9 +224,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     batch_records: Annotated[
         int, Meta(ge=1, le=100_000, description="an integer from 1 to 100000")
     ] = 1000
-    fetch_max_wait_ms: Annotated[
-        int, Meta(ge=1, le=30_000, description="an integer from 1 to 30000")
-    ] = 5
+    fetch_max_wait_ms: (
+        Annotated[int, Meta(ge=1, le=30_000, description="an integer from 1 to 30000")] | None
+    ) = None
+    """None for what suits the broker, see `dafu.streaming.waiting`."""
     commit_interval_s: Annotated[
         float, Meta(ge=0.01, le=3600.0, description="seconds from 0.01 to 3600")
     ] = 1.0

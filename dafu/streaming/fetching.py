@@ -1,4 +1,4 @@
-"""What aiokafka's fetcher has buffered, handed out as columns: up to so many records a partition.
+"""What aiokafka's fetcher brings, handed out as columns: up to so many records a partition.
 
 aiokafka's own way makes an object of every record and bounds the records of all partitions
 together. Here a fetched record set is decoded once, as a whole, and cut into chunks.
@@ -10,17 +10,25 @@ of Faust.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.record.memory_records import MemoryRecords
 
 from dafu.streaming.records import RecordBatch
-from dafu.streaming.wire import CodecMissingError, CorruptRecordsError, Decoded, decode
+from dafu.streaming.wire import CodecMissingError, CorruptRecordsError, decode
 
-__all__ = ["RecordSet", "fetch_chunks", "keep_fetching", "keep_record_sets", "tune"]
+__all__ = ["PAUSE_SECONDS", "Intake", "RecordSet", "keep_record_sets"]
+
+PAUSE_SECONDS: Final = 0.005
+"""Between the requests to a broker."""
+
+AHEAD_RECORDS: Final = 1000
+"""No more is taken over of a partition while so many of its records are ready."""
 
 Limit = Callable[[TopicPartition], int | None]
 """Records of a partition in one chunk at most, None for any number."""
@@ -35,38 +43,24 @@ class RecordSet(MemoryRecords):  # type: ignore[misc]
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self._data = data
-        self._decoded: Decoded | None = None
-        self._taken = 0
 
     def take(
-        self, tp: TopicPartition, position: int, limit: int | None, *, check_crc: bool
+        self, tp: TopicPartition, position: int, *, check_crc: bool
     ) -> tuple[RecordBatch, int]:
-        """The next records of the partition, perhaps none, and the position behind them.
+        """The partition's records from a position on, perhaps none, and the position behind them.
 
         Raises
         ------
         CorruptRecordsError, CodecMissingError
             As `decode`, with partition and position.
         """
-        if self._decoded is None:
-            try:
-                self._decoded = decode(self._data, position, check_crc=check_crc)
-            except (CorruptRecordsError, CodecMissingError) as exc:
-                raise type(exc)(
-                    f"{tp.topic}[{tp.partition}] cannot be read on from offset {position}: {exc}"
-                ) from exc
-        decoded, first = self._decoded, self._taken
-        end = len(decoded) if limit is None else min(len(decoded), first + limit)
-        self._taken = end
-        batch = decoded.batch(tp.topic, tp.partition, first, end)
-        if self.exhausted:
-            return batch, decoded.next_offset
-        return batch, int(batch.offsets[-1]) + 1
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether all of its records have been taken."""
-        return self._decoded is not None and self._taken == len(self._decoded)
+        try:
+            decoded = decode(self._data, position, check_crc=check_crc)
+        except (CorruptRecordsError, CodecMissingError) as exc:
+            raise type(exc)(
+                f"{tp.topic}[{tp.partition}] cannot be read on from offset {position}: {exc}"
+            ) from exc
+        return decoded.batch(tp.topic, tp.partition, 0, len(decoded)), decoded.next_offset
 
 
 def keep_record_sets() -> None:
@@ -74,110 +68,225 @@ def keep_record_sets() -> None:
     aiokafka_fetcher.MemoryRecords = RecordSet
 
 
-def tune(fetcher: Any) -> None:
-    """Have a fetcher ask for records whenever it can; in its event loop, before it fetches.
+class Intake:
+    """Takes over what a consumer's fetcher brings as soon as it is there, and hands it out.
 
-    One partition's unread records must not hold up the others: aiokafka waits up to 100 ms before
-    it asks a broker again that has just sent records for a partition nobody has read from yet.
-    """
-    fetcher._prefetch_backoff = 0.0
-    keep_fetching(fetcher)
+    aiokafka has one request under way with a broker, and leaves out of it what it has buffered and
+    nobody has read yet. Such a partition waits until that request has ended: where nothing else
+    happens, as long as a broker may keep it. Here nothing stays in the fetcher while there is room,
+    so that every request is for all partitions that are read, and a broker may keep it for long.
 
-
-def keep_fetching(fetcher: Any) -> None:
-    """Have a fetcher notice the end of every request that it sends.
-
-    When records are taken from it in the very turn of the loop in which a request ends, it still
-    takes the broker for busy when it looks, and forgets the request before it looks again: it
-    sleeps for 200 ms. To be called in its event loop, before it fetches.
-    """
-    proceed = fetcher._proc_fetch_request
-    loop = asyncio.get_running_loop()
-
-    def look_again() -> None:
-        if not fetcher._pending_tasks:
-            fetcher._notify(fetcher._wait_consume_future)
-
-    async def fetch(*request: Any) -> bool:
-        try:
-            found: bool = await proceed(*request)
-            return found
-        finally:
-            # Two turns on: in the next one it is told that the request has ended.
-            loop.call_soon(loop.call_soon, look_again)
-
-    fetcher._proc_fetch_request = fetch
-
-
-async def fetch_chunks(
-    fetcher: Any, partitions: Collection[TopicPartition], timeout: float, limit: Limit
-) -> dict[TopicPartition, RecordBatch]:
-    """A chunk of each partition that records have been fetched of, waiting for the first of them.
-
-    The counterpart of `Fetcher.fetched_records`, with its rules: nothing is handed out while
-    partitions are being assigned, nor what a seek or a pause has overtaken; the consumer's
-    positions move on with what is handed out, and a partition is fetched again once all that it
-    has buffered is.
+    To be made in the consumer's event loop before it fetches; `keep_record_sets` must have been
+    called before that.
 
     Parameters
     ----------
     fetcher
-        A consumer's fetcher, in whose event loop this runs; `keep_record_sets` must have been
-        called before it fetched anything.
-    partitions
-        Others are left alone.
-    timeout
-        Seconds to wait when nothing is there.
-    limit
-        Bounds each chunk. The rest stays for the next call.
-
-    Raises
-    ------
-    CorruptRecordsError, CodecMissingError
-        If what was fetched cannot be read. The position stays where it is.
-    KafkaError
-        What a fetch has failed with.
+        aiokafka's.
+    pause
+        Seconds from the end of a request to the next one to the same broker. What comes meanwhile
+        comes together: each answer costs as much as many records.
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
-    while True:
-        if fetcher._subscriptions.reassignment_in_progress:
-            await fetcher._subscriptions.wait_for_assignment()
-        chunks = _buffered(fetcher, partitions, limit)
-        left = deadline - loop.time()
-        if chunks or left <= 0:
-            return chunks
-        waiter = fetcher._create_fetch_waiter()
-        await asyncio.wait([waiter], timeout=left)
-        if not waiter.done() or fetcher._closed:
-            waiter.cancel()
-            return {}
-        waiter.result()  # raises what went wrong with the group
 
+    def __init__(self, fetcher: Any, pause: float = PAUSE_SECONDS) -> None:
+        self._fetcher = fetcher
+        self._ready: dict[TopicPartition, _Ready] = {}
+        self._wanted: Collection[TopicPartition] = ()
+        self.pause = pause
+        # It would wait up to 100 ms before it asks a broker again that has just sent records for a
+        # partition nobody has read from yet.
+        fetcher._prefetch_backoff = 0.0
+        self._proceed = fetcher._proc_fetch_request
+        fetcher._proc_fetch_request = self._fetch
+        self._seek_to, self._reset = fetcher.seek_to, fetcher.request_offset_reset
+        fetcher.seek_to = self._on_seek
+        fetcher.request_offset_reset = self._on_reset
 
-def _buffered(
-    fetcher: Any, partitions: Collection[TopicPartition], limit: Limit
-) -> dict[TopicPartition, RecordBatch]:
-    chunks: dict[TopicPartition, RecordBatch] = {}
-    for tp, found in list(fetcher._records.items()):
-        if tp not in partitions:
-            if not fetcher._subscriptions.is_assigned(tp):
-                del fetcher._records[tp]
-        elif isinstance(found, aiokafka_fetcher.FetchResult):
-            chunk = _next_chunk(found, tp, limit(tp))
-            if not found.has_more():
-                _fetch_again(fetcher, tp)
+    def position(self, tp: TopicPartition) -> int:
+        """The offset behind what was handed out; the consumer's own is what it fetches next."""
+        ready = self._of(tp)
+        if ready is not None:
+            return ready.position
+        return int(self._state(tp).position)
+
+    async def chunks(
+        self, partitions: Collection[TopicPartition], timeout: float, limit: Limit
+    ) -> dict[TopicPartition, RecordBatch]:
+        """A chunk of each partition that records have been fetched of, waiting for the first.
+
+        The counterpart of `Fetcher.fetched_records`, with its rules: nothing is handed out while
+        partitions are being assigned, nor what a seek or a pause has overtaken.
+
+        Parameters
+        ----------
+        partitions
+            Others are left alone. Until the next call, what comes of these is taken over.
+        timeout
+            Seconds to wait when nothing is there.
+        limit
+            Bounds each chunk. The rest stays for the next call.
+
+        Raises
+        ------
+        CorruptRecordsError, CodecMissingError
+            If what was fetched cannot be read. The position stays where it is.
+        KafkaError
+            What a fetch has failed with.
+        """
+        fetcher = self._fetcher
+        self._wanted = partitions
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            if fetcher._subscriptions.reassignment_in_progress:
+                await fetcher._subscriptions.wait_for_assignment()
+            chunks = self._hand_out(limit)
+            left = deadline - loop.time()
+            if chunks or left <= 0:
+                return chunks
+            waiter = fetcher._create_fetch_waiter()
+            await asyncio.wait([waiter], timeout=left)
+            if not waiter.done() or fetcher._closed:
+                waiter.cancel()
+                return {}
+            waiter.result()  # raises what went wrong with the group
+
+    async def _fetch(self, *request: Any) -> bool:
+        """A request of the fetcher's, and what it brought taken over before it makes the next."""
+        try:
+            if await self._proceed(*request):
+                with contextlib.suppress(CorruptRecordsError, CodecMissingError):
+                    self._take_over()  # raised when it is its turn to be handed out
+                for waiter in self._fetcher._fetch_waiters:
+                    self._fetcher._notify(waiter)
+            with contextlib.suppress(asyncio.CancelledError):  # as the fetcher's own does
+                await asyncio.sleep(self.pause)
+        finally:
+            # When it is woken in the very turn of the loop in which a request ends, it still takes
+            # the broker for busy when it looks, and forgets the request before it looks again: it
+            # sleeps for 200 ms. Two turns on, since in the next one it is told of the end.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._look_again)
+        return False
+
+    def _look_again(self) -> None:
+        if not self._fetcher._pending_tasks:
+            self._fetcher._notify(self._fetcher._wait_consume_future)
+
+    def _hand_out(self, limit: Limit) -> dict[TopicPartition, RecordBatch]:
+        for tp in [tp for tp in self._ready if self._of(tp) is None]:
+            del self._ready[tp]
+        if self._fetcher._records:
+            self._take_over()
+        chunks: dict[TopicPartition, RecordBatch] = {}
+        for tp in self._wanted:
+            ready = self._ready.get(tp)
+            if ready is not None and not ready.state.paused:
+                chunks[tp] = ready.cut(limit(tp))
+                if not ready.records:
+                    del self._ready[tp]
+        if not chunks:
+            self._raise()
+        elif self._fetcher._records:
+            self._take_over()
+        return chunks
+
+    def _raise(self) -> None:
+        """Raise what a fetch has failed with, if one has."""
+        for tp, found in list(self._fetcher._records.items()):
+            if tp in self._wanted and not isinstance(found, aiokafka_fetcher.FetchResult):
+                self._free(tp)
+                found.check_raise()
+
+    def _take_over(self) -> None:
+        """Take what the fetcher has buffered, of the partitions that there is room for."""
+        for tp, found in list(self._fetcher._records.items()):
+            state = self._state(tp)
+            if state is None:
+                self._free(tp)
+                continue
+            ready = self._of(tp)
+            if tp not in self._wanted or (ready is not None and ready.records >= AHEAD_RECORDS):
+                continue
+            if not isinstance(found, aiokafka_fetcher.FetchResult):
+                continue  # an error: what was fetched before it is handed out first
+            position = state.position if state.has_valid_position else -1
+            chunk = _whole(found, tp)
+            self._free(tp)
             if chunk is not None and len(chunk):
-                chunks[tp] = chunk
-        elif chunks:
-            break  # an error: it is raised by the next call, these records first
-        else:
-            _fetch_again(fetcher, tp)
-            found.check_raise()
-    return chunks
+                if ready is None:
+                    ready = self._ready[tp] = _Ready(state, position)
+                ready.add(chunk, int(state.position))
+
+    def _state(self, tp: TopicPartition) -> Any:
+        """What the consumer keeps of a partition that is assigned to it."""
+        subscription = self._fetcher._subscriptions.subscription
+        assignment = None if subscription is None else subscription.assignment
+        return None if assignment is None else assignment.state_value(tp)
+
+    def _of(self, tp: TopicPartition) -> _Ready | None:
+        """What is ready of a partition, under this assignment."""
+        ready = self._ready.get(tp)
+        return ready if ready is not None and ready.state is self._state(tp) else None
+
+    def _free(self, tp: TopicPartition) -> None:
+        """Have the fetcher forget what it has buffered of a partition, and ask for more."""
+        del self._fetcher._records[tp]
+        self._fetcher._notify(self._fetcher._wait_consume_future)
+
+    def _on_seek(self, tp: TopicPartition, offset: int) -> None:
+        self._ready.pop(tp, None)
+        self._seek_to(tp, offset)
+
+    def _on_reset(self, partitions: Collection[TopicPartition], strategy: Any) -> Any:
+        for tp in partitions:
+            self._ready.pop(tp, None)
+        return self._reset(partitions, strategy)
 
 
-def _next_chunk(found: Any, tp: TopicPartition, limit: int | None) -> RecordBatch | None:
+class _Ready:
+    """What has been taken over of a partition and not been handed out.
+
+    Parameters
+    ----------
+    state
+        The consumer's, of the assignment under which it was fetched.
+    position
+        Offset from which on it was fetched.
+    """
+
+    def __init__(self, state: Any, position: int) -> None:
+        self.state = state
+        self.position = position
+        self.records = 0
+        self._batches: deque[tuple[RecordBatch, int]] = deque()
+
+    def add(self, batch: RecordBatch, position: int) -> None:
+        """Add what comes next, and the position behind it."""
+        self._batches.append((batch, position))
+        self.records += len(batch)
+
+    def cut(self, limit: int | None) -> RecordBatch:
+        """Take the first records, so many at most if there is a limit."""
+        left = self.records if limit is None else min(limit, self.records)
+        found: list[RecordBatch] = []
+        self.records -= left
+        while left:
+            batch, position = self._batches[0]
+            if len(batch) <= left:
+                self._batches.popleft()
+                self.position = position
+            else:
+                self._batches[0] = batch.part(left, len(batch)), position
+                batch = batch.part(0, left)
+                self.position = int(batch.offsets[-1]) + 1
+            found.append(batch)
+            left -= len(batch)
+        return RecordBatch.joined(found)
+
+
+def _whole(found: Any, tp: TopicPartition) -> RecordBatch | None:
+    """All that a fetch brought of a partition; None if a seek or a pause has overtaken it."""
     if not found.check_assignment(tp):
         return None
     state = found._partition_records
@@ -186,14 +295,8 @@ def _next_chunk(found: Any, tp: TopicPartition, limit: int | None) -> RecordBatc
     state._records_iterator = None
     records: RecordSet = state._records
     chunk, state.next_fetch_offset = records.take(
-        tp, state.next_fetch_offset, limit, check_crc=state._check_crcs
+        tp, state.next_fetch_offset, check_crc=state._check_crcs
     )
     found._update_position()
-    if records.exhausted:
-        found._partition_records = None
+    found._partition_records = None
     return chunk
-
-
-def _fetch_again(fetcher: Any, tp: TopicPartition) -> None:
-    del fetcher._records[tp]
-    fetcher._notify(fetcher._wait_consume_future)

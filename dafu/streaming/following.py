@@ -16,9 +16,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from dafu.errors import DafuError
-from dafu.streaming.fetching import fetch_chunks, keep_record_sets, tune
+from dafu.streaming.fetching import PAUSE_SECONDS, Intake, keep_record_sets
 from dafu.streaming.offsets import partitions_of, probe_end_offsets
 from dafu.streaming.records import RecordBatch
+from dafu.streaming.waiting import fetch_wait_ms
 
 __all__ = ["Follower"]
 
@@ -32,7 +33,10 @@ LONGEST_PAUSE: Final = 5.0
 """Seconds before the next attempt after a failure, doubled each time."""
 
 IDLE_WAIT_MS: Final = 100
-"""How long a broker may keep a fetch that nobody waits for."""
+"""How long a broker may keep a fetch that nobody waits for, at least."""
+
+IDLE_PAUSE_SECONDS: Final = 0.1
+"""Between two of those."""
 
 
 class Follower:
@@ -50,8 +54,8 @@ class Follower:
         read.
     take : callable
         Takes what was written since, as it comes.
-    fetch_wait_ms : int
-        How long a broker may keep a fetch while somebody waits (see `hurry`).
+    wait_ms : int or None
+        How long a broker may keep a fetch, see `fetch_wait_ms`.
     """
 
     def __init__(
@@ -61,23 +65,27 @@ class Follower:
         begin: Callable[[Sequence[RecordBatch]], None],
         take: Callable[[RecordBatch], None],
         *,
-        fetch_wait_ms: int,
+        wait_ms: int | None,
     ) -> None:
         self._options = dict(options)
         self._tails = dict(tails)
         self._begin = begin
         self._take = take
-        self._fetch_wait_ms = fetch_wait_ms
-        self._wait_ms = fetch_wait_ms
+        self._configured_ms = wait_ms
+        self._wait_ms = IDLE_WAIT_MS
+        self._hurried = False
         self._positions: dict[TopicPartition, int] = {}
         self._fetcher: Any = None
+        self._intake: Intake | None = None
         self._started = False
 
     def hurry(self, hurried: bool) -> None:
         """Whether somebody waits for what comes next; if nobody does, brokers are asked seldom."""
-        self._wait_ms = self._fetch_wait_ms if hurried else max(IDLE_WAIT_MS, self._fetch_wait_ms)
-        if self._fetcher is not None:
-            self._fetcher._fetch_max_wait_ms = self._wait_ms
+        self._hurried = hurried
+        if self._intake is not None:
+            idle_ms = max(IDLE_WAIT_MS, self._wait_ms)
+            self._fetcher._fetch_max_wait_ms = self._wait_ms if hurried else idle_ms
+            self._intake.pause = PAUSE_SECONDS if hurried else IDLE_PAUSE_SECONDS
 
     async def run(self) -> None:
         """Follow until cancelled; what goes wrong is logged, and tried again."""
@@ -99,6 +107,7 @@ class Follower:
 
     async def _follow(self) -> None:
         keep_record_sets()
+        self._wait_ms = await fetch_wait_ms(self._configured_ms, self._options)
         consumer = AIOKafkaConsumer(
             **self._options,
             auto_offset_reset="none",
@@ -116,14 +125,15 @@ class Follower:
                 tail = max(begins[tp], ends[tp] - self._tails[tp.topic])
                 consumer.seek(tp, self._positions.setdefault(tp, tail))
             self._fetcher = consumer._fetcher
-            tune(self._fetcher)
+            self._intake = intake = Intake(self._fetcher)
             if not self._started:
-                await self._read_tails(consumer, ends)
+                await self._read_tails(intake, ends)
+            self.hurry(self._hurried)
             while True:
-                for batch in await self._next(set(partitions)):
+                for batch in await self._next(intake, set(partitions)):
                     self._take(batch)
         finally:
-            self._fetcher = None
+            self._fetcher = self._intake = None
             await consumer.stop()
 
     async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
@@ -135,20 +145,18 @@ class Follower:
             for number in await partitions_of(topic, self._options)
         ]
 
-    async def _read_tails(
-        self, consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]
-    ) -> None:
+    async def _read_tails(self, intake: Intake, ends: Mapping[TopicPartition, int]) -> None:
         found: list[RecordBatch] = []
         behind = {tp for tp, end in ends.items() if self._positions[tp] < end}
         while behind:
-            found += await self._next(behind)
-            behind = {tp for tp in behind if await consumer.position(tp) < ends[tp]}
+            found += await self._next(intake, behind)
+            behind = {tp for tp in behind if intake.position(tp) < ends[tp]}
         self._started = True
         self._begin(found)
 
-    async def _next(self, partitions: set[TopicPartition]) -> list[RecordBatch]:
+    async def _next(self, intake: Intake, partitions: set[TopicPartition]) -> list[RecordBatch]:
         with self._fetcher._subscriptions.fetch_context():
-            chunks = await fetch_chunks(self._fetcher, partitions, TURN_SECONDS, lambda _: None)
+            chunks = await intake.chunks(partitions, TURN_SECONDS, lambda _: None)
         for tp, batch in chunks.items():
             self._positions[tp] = int(batch.offsets[-1]) + 1
         return list(chunks.values())

@@ -68,6 +68,35 @@ class RecordBatch:
             ByteColumn.of([encode_headers(r.headers) for r in records]),
         )
 
+    @classmethod
+    def joined(cls, batches: Sequence[RecordBatch]) -> RecordBatch:
+        """Batches of one partition, one after the other; at least one."""
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        return cls(
+            first.topic,
+            first.partition,
+            np.concatenate([batch.offsets for batch in batches]),
+            np.concatenate([batch.timestamps for batch in batches]),
+            ByteColumn.joined([batch.keys for batch in batches]),
+            ByteColumn.joined([batch.values for batch in batches]),
+            ByteColumn.joined([batch.headers for batch in batches]),
+        )
+
+    def part(self, first: int, end: int) -> RecordBatch:
+        """Records first..end-1, which share what they consist of."""
+        rows = slice(first, end)
+        return RecordBatch(
+            self.topic,
+            self.partition,
+            self.offsets[rows],
+            self.timestamps[rows],
+            self.keys.part(first, end),
+            self.values.part(first, end),
+            self.headers.part(first, end),
+        )
+
     def __len__(self) -> int:
         return len(self.offsets)
 

@@ -14,13 +14,9 @@ pinned, and `docs/architecture.md` says how each is used:
   `_new_consumer_thread`
 * that a recovery seeks before it lets records flow (`Recovery._seek_offsets` for changelogs,
   `on_recovery_completed` for the others), and empties the agents' queues in between
-* `AIOKafkaConsumerThread._create_worker_consumer`, `_fetch_records`, and `_highwaters`, whose
-  answer ends a recovery
-* aiokafka's `_fetch_max_wait_ms`; its fetcher's `_prefetch_backoff`; in `dafu.streaming.fetching`
-  what it makes of a fetched record set (`MemoryRecords`), `_records`, `FetchResult`,
-  `PartitionRecords._records`, `_records_iterator`, `next_fetch_offset` and `_check_crcs`,
-  `_create_fetch_waiter`,
-  `_wait_consume_future`, `_subscriptions`
+* `AIOKafkaConsumerThread._fetch_records`, `position`, and `_highwaters`, whose answer ends a
+  recovery
+* aiokafka's fetcher: `_fetch_max_wait_ms`, and what `dafu.streaming.fetching` takes of it
 * aiokafka's group coordinator, `_do_heartbeat`: whether this worker still belongs to its group
 * `Producer._producer`, the aiokafka producer, for its batch interface (`dafu.streaming.sender`)
 """
@@ -29,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
@@ -39,22 +34,18 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
-from dafu.streaming.fetching import fetch_chunks, keep_record_sets, tune
+from dafu.streaming.fetching import Intake, keep_record_sets
 from dafu.streaming.offsets import probe_end_offsets
 from dafu.streaming.pulse import Pulse
 from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender
 from dafu.streaming.stretch import read_stretch
-
-DEFAULT_FETCH_MAX_WAIT_MS: Final = 100
+from dafu.streaming.waiting import fetch_wait_ms
 
 DEFAULT_BATCH_RECORDS: Final = 1000
 
 FETCH_SECONDS: Final = 0.2
 """How long a fetch waits for records, and so what a seek may have to wait for it."""
-
-GATHER_SECONDS: Final = 0.005
-"""Between two looks at what has been fetched: each chunk is a message, and costs as much."""
 
 SATURATED_WAIT: Final = 0.005
 """Seconds that a fetch may wait while it leaves out a partition that has no room."""
@@ -67,13 +58,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's consumer thread, tuned for latency and for batches."""
 
     _beating: asyncio.Task[None] | None = None
+    _intake: Intake
 
     async def on_start(self) -> None:
         """Start the consumer."""
         keep_record_sets()
         await super().on_start()
         consumer = self._ensure_consumer()
-        tune(consumer._fetcher)
+        # Faust fixes 1500 ms.
+        consumer._fetcher._fetch_max_wait_ms = await fetch_wait_ms(
+            getattr(self.consumer.app, "fetch_max_wait_ms", None), self.consumer.client_options()
+        )
+        self._intake = Intake(consumer._fetcher)
         self._beating = asyncio.create_task(self._beat(consumer._coordinator))
 
     async def on_thread_stop(self) -> None:
@@ -98,15 +94,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             pulse.beat()
             await asyncio.sleep(pulse.limit / 4)
 
-    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
-        # Faust fixes 1500 ms. Apache Kafka answers as soon as there is data; brokers that sleep
-        # through the wait instead would add it to every decision.
-        consumer._fetch_max_wait_ms = getattr(
-            self.consumer.app, "fetch_max_wait_ms", DEFAULT_FETCH_MAX_WAIT_MS
-        )
-        return consumer
-
     async def _fetch_records(
         self,
         consumer: aiokafka.AIOKafkaConsumer,
@@ -129,7 +116,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return None if tp.topic in changelogs else max_records
 
         with fetcher._subscriptions.fetch_context():
-            return await fetch_chunks(fetcher, active_partitions, timeout or 0.0, limit)
+            return await self._intake.chunks(active_partitions, timeout or 0.0, limit)
+
+    async def position(self, tp: TP) -> int:
+        """Offset behind what has been handed out: of what the fetcher brought, some may wait."""
+        position: int = await self.call_thread(self._position, tp)
+        return position
+
+    async def _position(self, tp: TP) -> int:
+        await self._ensure_consumer().position(tp)  # waits until there is one
+        return self._intake.position(tp)
 
     async def reported_ends(self, partitions: list[TP]) -> dict[TP, int]:
         """Ends of partitions as ListOffsets has them: cheap, to watch the lag by.
@@ -158,7 +154,6 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._in_flight: Counter[TP] = Counter()
         self._room = asyncio.Event()
         self._most_in_flight = 2 * (self.app.conf.broker_max_poll_records or DEFAULT_BATCH_RECORDS)
-        self._looked = 0.0
         # Held by whoever moves positions, a fetch or a seek: a fetch is before a seek or after it.
         self._moving = asyncio.Lock()
         self._seeks = 0
@@ -202,13 +197,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             return
         # A partition that gets room meanwhile must not wait for another one's records.
         timeout = timeout if len(wanted) == len(active) else SATURATED_WAIT
-        await asyncio.sleep(self._looked + GATHER_SECONDS - time.monotonic())
+        # At the end of a recovery partitions go on one turn of the loop before the flow is closed.
+        await asyncio.sleep(0)
         # Waiters get the lock in their turn: a seek that is counted from here on comes after the
         # fetch.
         seeks, generation = self._seeks, self.app.consumer_generation_id
         async with self._moving:
             fetched = await self._getmany(active_partitions=wanted, timeout=timeout)
-        self._looked = time.monotonic()
         if self.should_stop or self.app.should_stop:
             return
         for tp, records in fetched.items():

@@ -145,7 +145,6 @@ class Running:
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that passes is turns of the event loop."""
     monkeypatch.setattr(transport, "NO_PARTITIONS_WAIT", 0.0)
-    monkeypatch.setattr(transport, "GATHER_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("seek", [0, 3, 12, 24, 27])

@@ -176,7 +176,7 @@ class DecisionFeed:
             {topics.decisions: TAIL, topics.dead_letters: TAIL},
             self._begin,
             self._take,
-            fetch_wait_ms=self._settings.fetch_max_wait_ms,
+            wait_ms=self._settings.fetch_max_wait_ms,
         )
 
     @property

@@ -18,7 +18,8 @@ from msgspec import Struct
 from dafu.columns import ByteColumn
 from dafu.partitioner import key_hashes
 from dafu.settings import Settings
-from dafu.streaming.fetching import fetch_chunks, keep_record_sets, tune
+from dafu.streaming.fetching import Intake, keep_record_sets
+from dafu.streaming.offsets import FETCH_WAIT_MS
 from dafu.streaming.records import RecordBatch
 from dafu.web.decisions.memory import Made, begin_of, made_in
 from dafu.web.decisions.publishing import Publisher
@@ -130,7 +131,7 @@ class LogLookup:
                 **self._settings.client_options(),
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                fetch_max_wait_ms=self._settings.fetch_max_wait_ms,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
             )
             try:
                 await consumer.start()
@@ -140,10 +141,10 @@ class LogLookup:
                     return
                 consumer.assign([tp])
                 consumer.seek(tp, start)
-                tune(consumer._fetcher)
+                intake = Intake(consumer._fetcher)
                 end = min(end, start + most)
-                while await consumer.position(tp) < end:
-                    for batch in await _next(consumer, tp):
+                while intake.position(tp) < end:
+                    for batch in await _next(consumer, intake, tp):
                         if look(batch, _rows(batch, key)):
                             return
             finally:
@@ -161,10 +162,9 @@ async def _start(
     return None if found is None else int(found.offset)
 
 
-async def _next(consumer: Any, tp: TopicPartition) -> list[RecordBatch]:
-    fetcher = consumer._fetcher
-    with fetcher._subscriptions.fetch_context():
-        chunks = await fetch_chunks(fetcher, {tp}, _WAIT_SECONDS, lambda _: None)
+async def _next(consumer: Any, intake: Intake, tp: TopicPartition) -> list[RecordBatch]:
+    with consumer._fetcher._subscriptions.fetch_context():
+        chunks = await intake.chunks({tp}, _WAIT_SECONDS, lambda _: None)
     return list(chunks.values())
 
 
