@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.errors import KafkaError
 from aiokafka.record.memory_records import MemoryRecords
 
 from dafu.streaming.records import RecordBatch
@@ -75,6 +77,8 @@ class Intake:
     nobody has read yet. Such a partition waits until that request has ended: where nothing else
     happens, as long as a broker may keep it. Here nothing stays in the fetcher while there is room,
     so that every request is for all partitions that are read, and a broker may keep it for long.
+    And whoever works on records in another thread need not ask this one for them, which takes as
+    long as each thread waits for the interpreter: they are there when it hears of them.
 
     To be made in the consumer's event loop before it fetches; `keep_record_sets` must have been
     called before that.
@@ -90,8 +94,11 @@ class Intake:
 
     def __init__(self, fetcher: Any, pause: float = PAUSE_SECONDS) -> None:
         self._fetcher = fetcher
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
         self._ready: dict[TopicPartition, _Ready] = {}
         self._wanted: Collection[TopicPartition] = ()
+        self._failure: BaseException | None = None
         self.pause = pause
         # It would wait up to 100 ms before it asks a broker again that has just sent records for a
         # partition nobody has read from yet.
@@ -109,20 +116,18 @@ class Intake:
             return ready.position
         return int(self._state(tp).position)
 
-    async def chunks(
-        self, partitions: Collection[TopicPartition], timeout: float, limit: Limit
+    def hand_out(
+        self, partitions: Collection[TopicPartition], limit: Limit
     ) -> dict[TopicPartition, RecordBatch]:
-        """A chunk of each partition that records have been fetched of, waiting for the first.
+        """A chunk of each partition of which something is there; from any one thread.
 
-        The counterpart of `Fetcher.fetched_records`, with its rules: nothing is handed out while
-        partitions are being assigned, nor what a seek or a pause has overtaken.
+        Nothing is handed out while partitions are being assigned, nor what a seek or a pause has
+        overtaken. Whoever calls it from another thread sees to it that no seek is under way.
 
         Parameters
         ----------
         partitions
             Others are left alone. Until the next call, what comes of these is taken over.
-        timeout
-            Seconds to wait when nothing is there.
         limit
             Bounds each chunk. The rest stays for the next call.
 
@@ -131,17 +136,48 @@ class Intake:
         CorruptRecordsError, CodecMissingError
             If what was fetched cannot be read. The position stays where it is.
         KafkaError
-            What a fetch has failed with.
+            What a fetch has failed with, or what went wrong with the group.
+        """
+        self._wanted = partitions
+        chunks: dict[TopicPartition, RecordBatch] = {}
+        if not self._fetcher._subscriptions.reassignment_in_progress:
+            with self._lock:
+                for tp in [tp for tp in self._ready if self._of(tp) is None]:
+                    del self._ready[tp]
+                for tp in partitions:
+                    ready = self._ready.get(tp)
+                    if ready is not None and not ready.state.paused:
+                        chunks[tp] = ready.cut(limit(tp))
+                        if not ready.records:
+                            del self._ready[tp]
+        if not chunks and self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if any(tp in self._fetcher._records for tp in partitions):  # there may be room now
+            self._loop.call_soon_threadsafe(self._take_over)
+        return chunks
+
+    async def chunks(
+        self, partitions: Collection[TopicPartition], timeout: float, limit: Limit
+    ) -> dict[TopicPartition, RecordBatch]:
+        """As `hand_out`, in the consumer's event loop, waiting for the first records.
+
+        Parameters
+        ----------
+        partitions, limit
+            See `hand_out`, also for what it raises.
+        timeout
+            Seconds to wait when nothing is there.
         """
         fetcher = self._fetcher
-        self._wanted = partitions
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        deadline = self._loop.time() + timeout
         while True:
             if fetcher._subscriptions.reassignment_in_progress:
                 await fetcher._subscriptions.wait_for_assignment()
-            chunks = self._hand_out(limit)
-            left = deadline - loop.time()
+            self._wanted = partitions
+            self._take_over()
+            chunks = self.hand_out(partitions, limit)
+            left = deadline - self._loop.time()
             if chunks or left <= 0:
                 return chunks
             waiter = fetcher._create_fetch_waiter()
@@ -151,55 +187,36 @@ class Intake:
                 return {}
             waiter.result()  # raises what went wrong with the group
 
+    async def announce(self, news: Callable[[], None]) -> None:
+        """Call `news` whenever there may be something to hand out or to raise, until cancelled."""
+        while True:
+            waiter = self._fetcher._create_fetch_waiter()
+            await asyncio.wait([waiter])
+            if (failure := waiter.exception()) is not None:
+                self._failure = failure
+            news()
+
     async def _fetch(self, *request: Any) -> bool:
         """A request of the fetcher's, and what it brought taken over before it makes the next."""
         try:
             if await self._proceed(*request):
-                with contextlib.suppress(CorruptRecordsError, CodecMissingError):
-                    self._take_over()  # raised when it is its turn to be handed out
-                for waiter in self._fetcher._fetch_waiters:
-                    self._fetcher._notify(waiter)
+                self._take_over()
             with contextlib.suppress(asyncio.CancelledError):  # as the fetcher's own does
                 await asyncio.sleep(self.pause)
         finally:
             # When it is woken in the very turn of the loop in which a request ends, it still takes
             # the broker for busy when it looks, and forgets the request before it looks again: it
             # sleeps for 200 ms. Two turns on, since in the next one it is told of the end.
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._look_again)
+            self._loop.call_soon(self._loop.call_soon, self._look_again)
         return False
 
     def _look_again(self) -> None:
         if not self._fetcher._pending_tasks:
             self._fetcher._notify(self._fetcher._wait_consume_future)
 
-    def _hand_out(self, limit: Limit) -> dict[TopicPartition, RecordBatch]:
-        for tp in [tp for tp in self._ready if self._of(tp) is None]:
-            del self._ready[tp]
-        if self._fetcher._records:
-            self._take_over()
-        chunks: dict[TopicPartition, RecordBatch] = {}
-        for tp in self._wanted:
-            ready = self._ready.get(tp)
-            if ready is not None and not ready.state.paused:
-                chunks[tp] = ready.cut(limit(tp))
-                if not ready.records:
-                    del self._ready[tp]
-        if not chunks:
-            self._raise()
-        elif self._fetcher._records:
-            self._take_over()
-        return chunks
-
-    def _raise(self) -> None:
-        """Raise what a fetch has failed with, if one has."""
-        for tp, found in list(self._fetcher._records.items()):
-            if tp in self._wanted and not isinstance(found, aiokafka_fetcher.FetchResult):
-                self._free(tp)
-                found.check_raise()
-
     def _take_over(self) -> None:
         """Take what the fetcher has buffered, of the partitions that there is room for."""
+        news = False
         for tp, found in list(self._fetcher._records.items()):
             state = self._state(tp)
             if state is None:
@@ -208,15 +225,34 @@ class Intake:
             ready = self._of(tp)
             if tp not in self._wanted or (ready is not None and ready.records >= AHEAD_RECORDS):
                 continue
-            if not isinstance(found, aiokafka_fetcher.FetchResult):
-                continue  # an error: what was fetched before it is handed out first
-            position = state.position if state.has_valid_position else -1
-            chunk = _whole(found, tp)
-            self._free(tp)
-            if chunk is not None and len(chunk):
+            try:
+                news = self._take(tp, found, state) or news
+            except (CorruptRecordsError, CodecMissingError, KafkaError) as exc:
+                # What was fetched before is handed out first; it is found again then.
                 if ready is None:
-                    ready = self._ready[tp] = _Ready(state, position)
-                ready.add(chunk, int(state.position))
+                    self._failure, news = exc, True
+        if news:
+            for waiter in self._fetcher._fetch_waiters:
+                self._fetcher._notify(waiter)
+
+    def _take(self, tp: TopicPartition, found: Any, state: Any) -> bool:
+        """Take over what was fetched of a partition; whether there is anything in it."""
+        if not isinstance(found, aiokafka_fetcher.FetchResult):
+            if self._of(tp) is None:
+                self._free(tp)
+            found.check_raise()
+            return False
+        position = state.position if state.has_valid_position else -1
+        chunk = _whole(found, tp)
+        self._free(tp)
+        if chunk is None or not len(chunk):
+            return False
+        with self._lock:
+            ready = self._of(tp)
+            if ready is None:
+                ready = self._ready[tp] = _Ready(state, position)
+            ready.add(chunk, int(state.position))
+        return True
 
     def _state(self, tp: TopicPartition) -> Any:
         """What the consumer keeps of a partition that is assigned to it."""
@@ -235,12 +271,14 @@ class Intake:
         self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def _on_seek(self, tp: TopicPartition, offset: int) -> None:
-        self._ready.pop(tp, None)
+        with self._lock:
+            self._ready.pop(tp, None)
         self._seek_to(tp, offset)
 
     def _on_reset(self, partitions: Collection[TopicPartition], strategy: Any) -> Any:
-        for tp in partitions:
-            self._ready.pop(tp, None)
+        with self._lock:
+            for tp in partitions:
+                self._ready.pop(tp, None)
         return self._reset(partitions, strategy)
 
 

@@ -8,14 +8,13 @@ own path costs some 80 microseconds a message, nothing for a thousand records an
 Hooks inside faust-streaming 0.15.3 and aiokafka 0.14.0 that this relies on; both versions are
 pinned, and `docs/architecture.md` says how each is used:
 
-* `Consumer._drain_messages`, `getmany`, `_getmany`, `ack`, `_new_offset`, `_acked`,
+* `Consumer._drain_messages`, `getmany`, `ack`, `_new_offset`, `_acked`,
   `_acked_index`, `_committed_offset`, `_read_offset`, `perform_seek`, `seek_wait`, `stop_flow`,
   `earliest_offsets`, `_is_changelog_tp`, `wait_empty`, `on_partitions_assigned` and `_revoked`,
   `_new_consumer_thread`
 * that a recovery seeks before it lets records flow (`Recovery._seek_offsets` for changelogs,
   `on_recovery_completed` for the others), and empties the agents' queues in between
-* `AIOKafkaConsumerThread._fetch_records`, `position`, and `_highwaters`, whose answer ends a
-  recovery
+* `AIOKafkaConsumerThread.position`, and `_highwaters`, whose answer ends a recovery
 * aiokafka's fetcher: `_fetch_max_wait_ms`, and what `dafu.streaming.fetching` takes of it
 * aiokafka's group coordinator, `_do_heartbeat`: whether this worker still belongs to its group
 * `Producer._producer`, the aiokafka producer, for its batch interface (`dafu.streaming.sender`)
@@ -26,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import aiokafka
@@ -44,11 +43,8 @@ from dafu.streaming.waiting import fetch_wait_ms
 
 DEFAULT_BATCH_RECORDS: Final = 1000
 
-FETCH_SECONDS: Final = 0.2
-"""How long a fetch waits for records, and so what a seek may have to wait for it."""
-
-SATURATED_WAIT: Final = 0.005
-"""Seconds that a fetch may wait while it leaves out a partition that has no room."""
+LOOK_SECONDS: Final = 0.2
+"""How long to wait for news before looking again."""
 
 NO_PARTITIONS_WAIT: Final = 0.1
 """Seconds between looks while no partition is assigned and active."""
@@ -57,8 +53,8 @@ NO_PARTITIONS_WAIT: Final = 0.1
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's consumer thread, tuned for latency and for batches."""
 
-    _beating: asyncio.Task[None] | None = None
     _intake: Intake
+    _beside: Sequence[asyncio.Task[None]] = ()
 
     async def on_start(self) -> None:
         """Start the consumer."""
@@ -70,12 +66,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             getattr(self.consumer.app, "fetch_max_wait_ms", None), self.consumer.client_options()
         )
         self._intake = Intake(consumer._fetcher)
-        self._beating = asyncio.create_task(self._beat(consumer._coordinator))
+        loop, news = self.consumer.loop, self.consumer.news
+        self._beside = [
+            asyncio.create_task(self._beat(consumer._coordinator)),
+            asyncio.create_task(self._intake.announce(lambda: loop.call_soon_threadsafe(news.set))),
+        ]
 
     async def on_thread_stop(self) -> None:
         """Stop the consumer."""
-        if self._beating is not None:
-            self._beating.cancel()
+        for task in self._beside:
+            task.cancel()
         await super().on_thread_stop()
 
     async def _beat(self, coordinator: Any) -> None:
@@ -94,29 +94,25 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             pulse.beat()
             await asyncio.sleep(pulse.limit / 4)
 
-    async def _fetch_records(
-        self,
-        consumer: aiokafka.AIOKafkaConsumer,
-        active_partitions: set[TP],
-        timeout: float | None = None,
-        max_records: int | None = None,
-    ) -> dict[TP, RecordBatch]:
-        """A chunk of every partition that has records, of `max_records` each at most.
+    def hand_out(self, partitions: Collection[TP]) -> dict[TP, RecordBatch]:
+        """A chunk of every partition that records have been fetched of; for the main thread.
 
-        A changelog's chunks are as large as the fetch, since nothing but recovery reads them.
+        They have `batch_records` at most. A changelog's are as large as the fetch, since nothing
+        but recovery reads them.
         """
         if not self.consumer.flow_active:
             return {}
+        consumer = self._ensure_consumer()
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError
         changelogs = self.consumer.app.tables.changelog_topics
+        most = consumer._max_poll_records
 
-        def limit(tp: TP) -> int | None:
-            return None if tp.topic in changelogs else max_records
-
-        with fetcher._subscriptions.fetch_context():
-            return await self._intake.chunks(active_partitions, timeout or 0.0, limit)
+        with fetcher._subscriptions.fetch_context():  # somebody reads, says this to the group
+            return self._intake.hand_out(
+                partitions, lambda tp: None if tp.topic in changelogs else most
+            )
 
     async def position(self, tp: TP) -> int:
         """Offset behind what has been handed out: of what the fetcher brought, some may wait."""
@@ -152,9 +148,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         # Records delivered and not acknowledged, by partition: a batch in work and one ready, since
         # more would only take memory.
         self._in_flight: Counter[TP] = Counter()
-        self._room = asyncio.Event()
+        # Something has come, or there is room for it.
+        self.news = asyncio.Event()
         self._most_in_flight = 2 * (self.app.conf.broker_max_poll_records or DEFAULT_BATCH_RECORDS)
-        # Held by whoever moves positions, a fetch or a seek: a fetch is before a seek or after it.
+        # Held by whoever moves positions: what is handed out is so before a seek or after it.
         self._moving = asyncio.Lock()
         self._seeks = 0
         self.pulse = Pulse(self.app.conf.broker_session_timeout)
@@ -190,20 +187,19 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
+        self.news.clear()
         active = self._get_active_partitions()
         wanted = {tp for tp in active if self._in_flight[tp] < self._most_in_flight}
-        if not wanted:
-            await self._wait_for_room(timeout if active else NO_PARTITIONS_WAIT)
-            return
-        # A partition that gets room meanwhile must not wait for another one's records.
-        timeout = timeout if len(wanted) == len(active) else SATURATED_WAIT
         # At the end of a recovery partitions go on one turn of the loop before the flow is closed.
         await asyncio.sleep(0)
-        # Waiters get the lock in their turn: a seek that is counted from here on comes after the
-        # fetch.
+        # Waiters get the lock in their turn: a seek that is counted from here on comes after this.
         seeks, generation = self._seeks, self.app.consumer_generation_id
         async with self._moving:
-            fetched = await self._getmany(active_partitions=wanted, timeout=timeout)
+            fetched = self._thread.hand_out(wanted)
+        if not fetched:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout if active else NO_PARTITIONS_WAIT):
+                    await self.news.wait()
         if self.should_stop or self.app.should_stop:
             return
         for tp, records in fetched.items():
@@ -211,15 +207,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 return
             if self.app.consumer_generation_id != generation:
                 return
-            if tp not in active:
-                continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             yield tp, self._to_batch_message(tp, records)
-
-    async def _wait_for_room(self, timeout: float) -> None:
-        self._room.clear()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._room.wait(), timeout)
 
     def ack(self, message: Message) -> bool:
         """Note that a chunk is done with; its partition may be fetched again."""
@@ -228,7 +217,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         counted: bool = super().ack(message)
         if first and self._in_flight[message.tp] > 0:
             self._in_flight[message.tp] -= len(message.value)
-            self._room.set()
+            self.news.set()
         return counted
 
     def _to_batch_message(self, tp: TP, records: RecordBatch) -> ConsumerMessage:
@@ -253,14 +242,31 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await asyncio.sleep(0)
-                async for tp, message in self.getmany(timeout=FETCH_SECONDS):
-                    await self._deliver(tp, message)
+                chunks = [chunk async for chunk in self.getmany(timeout=LOOK_SECONDS)]
+                if chunks:
+                    # A rebalance suspends the flow, and must not wait for a conductor that waits
+                    # for it.
+                    await self.wait_first(
+                        self._deliver_all(chunks, self._seeks, self.app.consumer_generation_id),
+                        self.suspend_flow.wait(),
+                    )
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
         except asyncio.CancelledError:
             if not self.app.should_stop:
                 raise
+
+    async def _deliver_all(
+        self, chunks: Sequence[tuple[TP, ConsumerMessage]], seeks: int, generation: int
+    ) -> None:
+        """Hand chunks to the conductor until a rebalance or a seek overtakes them."""
+        for tp, message in chunks:
+            if not self.flow_active or self._seeks != seeks:
+                return
+            if self.app.consumer_generation_id != generation:
+                return
+            await self._deliver(tp, message)
 
     async def _deliver(self, tp: TP, message: ConsumerMessage) -> None:
         read = self._read_offset[tp]
@@ -271,8 +277,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._delivered[tp].append(message.offset)
             self._in_flight[tp] += len(message.value)
         seeks = self._seeks
-        # A rebalance suspends the flow, and must not wait for a conductor that waits for it.
-        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+        await self.callback(message)
         if self._seeks == seeks:
             self._read_offset[tp] = message.offset
 
@@ -320,7 +325,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 await super().seek_wait(starts)
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
-        """Go to these offsets; a fetch that is under way is waited for, and then dropped."""
+        """Go to these offsets; what was handed out before and not delivered is dropped."""
         async with self._seeking():
             await super().seek_wait(partitions)
 

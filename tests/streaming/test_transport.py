@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import faust
 import numpy as np
@@ -87,6 +88,12 @@ class Chunks:
         message: ConsumerMessage = self.consumer._to_batch_message(tp, chunk(tp, first, last))
         await self.consumer._deliver(tp, message)
         return message
+
+    def hand_out(self, lasts: Mapping[TP, int]) -> None:
+        """Have chunks from offset 0 on there, whenever the consumer looks."""
+        self.consumer._set_active_tps(set(lasts))
+        self.consumer._thread.hand_out = lambda _: {tp: chunk(tp, 0, n) for tp, n in lasts.items()}
+        self.consumer._thread.highwater = lambda tp: lasts[tp] + 1
 
     async def seek(self) -> None:
         """Go back to what is committed, and go on from there, as a recovery does at its end."""
@@ -200,31 +207,31 @@ async def test_a_full_partition_waits_for_room_and_no_longer() -> None:
     chunks = Chunks()
     asked: list[set[TP]] = []
 
-    async def fetch(active_partitions: set[TP], timeout: float) -> dict[TP, list[Any]]:
-        asked.append(set(active_partitions))
+    def hand_out(partitions: set[TP]) -> dict[TP, RecordBatch]:
+        asked.append(set(partitions))
         return {}
 
-    chunks.consumer._getmany = fetch
+    chunks.consumer._thread.hand_out = hand_out
     chunks.consumer._set_active_tps({ONE, TWO})
 
-    async def poll() -> None:
-        async for _ in chunks.consumer.getmany(timeout=30.0):
+    async def poll(timeout: float = 30.0) -> None:
+        async for _ in chunks.consumer.getmany(timeout=timeout):
             pass
 
     chunks.consumer._most_in_flight = 20
     full = [await chunks.deliver(0, 3), await chunks.deliver(4, 22)]
     await chunks.deliver(0, 18, TWO)
-    await poll()
+    await poll(0.0)
     assert asked == [{TWO}]
     await chunks.deliver(19, 19, TWO)
     waiting = asyncio.create_task(poll())
-    while not chunks.consumer._room._waiters:
+    while not chunks.consumer.news._waiters:
         await asyncio.sleep(0)
     chunks.consumer.ack(full[0])
     await asyncio.wait_for(waiting, 5)
-    assert asked == [{TWO}], "with everything full it must not have asked the broker"
-    await poll()
-    assert asked[1:] == [{ONE}]
+    assert asked[1:] == [set()], "with everything full it must not have asked for anything"
+    await poll(0.0)
+    assert asked[2:] == [{ONE}]
 
 
 async def test_a_seek_forgets_what_was_not_committed() -> None:
@@ -327,18 +334,18 @@ async def test_a_worker_that_stops_commits_what_is_done() -> None:
     assert chunks.committed == {ONE: 10}
 
 
-async def test_a_fetch_that_ends_while_the_worker_stops_takes_nothing_back() -> None:
+async def test_what_is_handed_out_while_the_worker_stops_takes_nothing_back() -> None:
     chunks = Chunks()
     chunks.consumer.ack(await chunks.deliver(0, 9))
     chunks.consumer._get_active_partitions = lambda: {ONE}
 
-    async def fetched(**_: Any) -> dict[TP, RecordBatch]:
+    def fetched(_: set[TP]) -> dict[TP, RecordBatch]:
         # As the app does it: it is stopped, then the flow.
         chunks.app._stopped.set()
         chunks.consumer.stop_flow()
         return {ONE: chunk(ONE, 10, 10)}
 
-    chunks.consumer._getmany = fetched
+    chunks.consumer._thread.hand_out = fetched
     assert [message async for message in chunks.consumer.getmany(timeout=1.0)] == []
     assert await chunks.commit() == 10
 
@@ -346,14 +353,36 @@ async def test_a_fetch_that_ends_while_the_worker_stops_takes_nothing_back() -> 
 async def test_a_rebalance_does_not_wait_for_a_delivery_that_waits_for_it() -> None:
     chunks = Chunks()
 
+    waits = asyncio.Event()
+
     async def never(message: ConsumerMessage) -> None:
+        waits.set()
         await asyncio.Event().wait()
 
     chunks.consumer.callback = never
-    delivery = asyncio.create_task(chunks.deliver(0, 9))
-    await asyncio.sleep(0)
+    chunks.hand_out({ONE: 9, TWO: 9})
+    fetcher = Mock(should_stop=False)
+    drain = asyncio.create_task(chunks.consumer._drain_messages(fetcher))
+    await asyncio.wait_for(waits.wait(), 5)
+    fetcher.should_stop = True
     chunks.consumer.stop_flow()
-    await asyncio.wait_for(delivery, 5)
+    await asyncio.wait_for(drain, 5)
+
+
+async def test_a_seek_that_overtakes_a_delivery_drops_what_is_left_of_it() -> None:
+    chunks = Chunks()
+
+    async def sought(message: ConsumerMessage) -> None:
+        chunks.delivered.append(message)
+        await chunks.consumer.seek_wait({ONE: 0, TWO: 0})
+
+    chunks.consumer.callback = sought
+    chunks.hand_out({ONE: 9, TWO: 9})
+    found = [chunk async for chunk in chunks.consumer.getmany(timeout=1.0)]
+    assert len(found) == 2
+    await chunks.consumer._deliver_all(found, chunks.consumer._seeks, 0)
+    assert len(chunks.delivered) == 1
+    assert not any(chunks.consumer._read_offset.values())
 
 
 @pytest.mark.broker

@@ -1,7 +1,7 @@
 """The end of a recovery: nothing is lost between going back to what is committed and going on.
 
 Faust's own recovery, conductor, flow control and stream are at work; the broker is played, with
-answers that take any number of turns of the event loop.
+answers that take any number of turns of the event loop, or of looks at what there is.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Broker:
         self.position = dict(self.committed)
         self.seek_turns, self.fetch_turns = seek, fetch
         self.seeking = False
+        self.looks = 0
 
     def assignment(self) -> set[TP]:
         return set(self.ends)
@@ -48,19 +49,17 @@ class Broker:
     def highwater(self, tp: TP) -> int:
         return self.ends[tp]
 
-    async def getmany(self, active_partitions: set[TP], timeout: float) -> dict[TP, RecordBatch]:
-        """Look as often as the timeout stands for; the answer takes its time."""
-        found = {}
-        for _ in range(20):
-            for tp in active_partitions:
+    def hand_out(self, partitions: set[TP]) -> dict[TP, RecordBatch]:
+        """Something for every so many times that somebody looks."""
+        assert not self.seeking, "nothing may be handed out while positions move"
+        self.looks += 1
+        found: dict[TP, RecordBatch] = {}
+        if self.consumer.flow_active and self.looks % (self.fetch_turns + 1) == 0:
+            for tp in partitions:
                 at, end = self.position[tp], min(self.ends[tp], self.position[tp] + PIECE)
-                if self.consumer.flow_active and at < end:
+                if at < end:
                     found[tp] = chunk(tp, at, end - 1)
                     self.position[tp] = end
-            if found:
-                break
-            await turns(1)
-        await turns(self.fetch_turns)
         return found
 
     async def seek_to_committed(self) -> dict[TP, int]:
@@ -74,10 +73,12 @@ class Broker:
         return dict(self.committed)
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        self.seeking = True
         await turns(self.seek_turns)
         self.position |= partitions
         self.consumer._read_offset.update(partitions)
         await turns(self.seek_turns)
+        self.seeking = False
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         self.committed |= offsets
@@ -145,6 +146,7 @@ class Running:
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that passes is turns of the event loop."""
     monkeypatch.setattr(transport, "NO_PARTITIONS_WAIT", 0.0)
+    monkeypatch.setattr(transport, "LOOK_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("seek", [0, 3, 12, 24, 27])
