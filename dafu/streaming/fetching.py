@@ -98,7 +98,8 @@ class Intake:
         self._lock = threading.Lock()
         self._ready: dict[TopicPartition, _Ready] = {}
         self._wanted: Collection[TopicPartition] = ()
-        self._failure: BaseException | None = None
+        # What fetches have failed with, by partition; None stands for the group.
+        self._failures: dict[TopicPartition | None, BaseException] = {}
         self.pause = pause
         # It would wait up to 100 ms before it asks a broker again that has just sent records for a
         # partition nobody has read from yet.
@@ -150,9 +151,10 @@ class Intake:
                         chunks[tp] = ready.cut(limit(tp))
                         if not ready.records:
                             del self._ready[tp]
-        if not chunks and self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        if not chunks and self._failures:
+            for failed in (None, *partitions):
+                if (failure := self._failures.pop(failed, None)) is not None:
+                    raise failure
         if any(tp in self._fetcher._records for tp in partitions):  # there may be room now
             self._loop.call_soon_threadsafe(self._take_over)
         return chunks
@@ -193,7 +195,7 @@ class Intake:
             waiter = self._fetcher._create_fetch_waiter()
             await asyncio.wait([waiter])
             if (failure := waiter.exception()) is not None:
-                self._failure = failure
+                self._failures[None] = failure
             news()
 
     async def _fetch(self, *request: Any) -> bool:
@@ -230,7 +232,7 @@ class Intake:
             except (CorruptRecordsError, CodecMissingError, KafkaError) as exc:
                 # What was fetched before is handed out first; it is found again then.
                 if ready is None:
-                    self._failure, news = exc, True
+                    self._failures[tp], news = exc, True
         if news:
             for waiter in self._fetcher._fetch_waiters:
                 self._fetcher._notify(waiter)
@@ -271,15 +273,18 @@ class Intake:
         self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def _on_seek(self, tp: TopicPartition, offset: int) -> None:
-        with self._lock:
-            self._ready.pop(tp, None)
+        self._forget(tp)
         self._seek_to(tp, offset)
 
     def _on_reset(self, partitions: Collection[TopicPartition], strategy: Any) -> Any:
-        with self._lock:
-            for tp in partitions:
-                self._ready.pop(tp, None)
+        for tp in partitions:
+            self._forget(tp)
         return self._reset(partitions, strategy)
+
+    def _forget(self, tp: TopicPartition) -> None:
+        self._failures.pop(tp, None)
+        with self._lock:
+            self._ready.pop(tp, None)
 
 
 class _Ready:

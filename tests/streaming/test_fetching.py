@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.errors import GroupAuthorizationFailedError
 from faust.types import TP
 
 from dafu.columns import ByteColumn
@@ -164,6 +166,53 @@ async def test_corrupt_records_stop_the_reader_where_they_are(
     with pytest.raises(CorruptRecordsError, match=r"\[0\] cannot be read on from offset 0: "):
         await reader.chunks(100, 0)
     assert reader.position(0) == 0
+
+
+@pytest.mark.broker
+async def test_a_seek_forgets_what_could_not_be_read(reader: Reader) -> None:
+    await reader.buffered()
+    damaged = reader.consumer._fetcher._records[reader.tps[0]]._partition_records._records
+    damaged._data = damaged._data[:-1] + bytes([damaged._data[-1] ^ 1])
+    assert set(reader.intake.hand_out(reader.tps, lambda tp: 1)) == set()
+    async with asyncio.timeout(10):
+        while not (found := reader.intake.hand_out(reader.tps[1:], lambda tp: 1)):
+            await asyncio.sleep(0.01)
+    assert len(found) == PARTITIONS - 1
+    reader.consumer.seek(reader.tps[0], 40)
+    assert (await reader.chunks(1, 0))[0].offsets.tolist() == [40]
+
+
+@pytest.mark.broker
+async def test_another_thread_hears_of_what_comes_and_takes_it(reader: Reader) -> None:
+    """Every record once and in order, while fetches go on here."""
+    heard = threading.Event()
+    announcing = asyncio.create_task(reader.intake.announce(heard.set))
+    seen: dict[TopicPartition, list[int]] = {tp: [] for tp in reader.tps}
+
+    def work() -> None:
+        while sum(map(len, seen.values())) < PARTITIONS * RECORDS:
+            heard.clear()
+            if found := reader.intake.hand_out(reader.tps, lambda tp: 7):
+                for tp, chunk in found.items():
+                    seen[tp] += chunk.offsets.tolist()
+            else:
+                assert heard.wait(10), "nobody said that something had come"
+
+    await asyncio.to_thread(work)
+    announcing.cancel()
+    assert list(seen.values()) == [list(range(RECORDS))] * PARTITIONS
+
+
+@pytest.mark.broker
+async def test_what_goes_wrong_with_the_group_is_raised_once(reader: Reader) -> None:
+    announcing = asyncio.create_task(reader.intake.announce(lambda: None))
+    await asyncio.sleep(0)
+    reader.consumer._subscription.abort_waiters(GroupAuthorizationFailedError("g"))
+    await asyncio.sleep(0.01)
+    with pytest.raises(GroupAuthorizationFailedError):
+        reader.intake.hand_out((), lambda tp: None)
+    assert reader.intake.hand_out((), lambda tp: None) == {}
+    announcing.cancel()
 
 
 @pytest.mark.broker
