@@ -63,9 +63,16 @@ async def test_every_query_of_the_dashboard_returns_data(bootstrap: str, tmp_pat
         with Prometheus(
             tmp_path / "prometheus", f"127.0.0.1:{worker.port}", key=ADMIN_KEY
         ) as prometheus:
+
+            async def scraped_some() -> bool:
+                found = await asyncio.to_thread(prometheus.query, "sum(dafu_decisions_total)")
+                return bool(found) and found[0][1] > 0
+
             size = -(-len(records) // ROUNDS)
             for begin in range(0, len(records), size):
                 await system.publish([*records[begin : begin + size], (b"u", b"no JSON")])
+                # A rate, and with it a quantile, is of what comes between two scrapes.
+                await eventually(scraped_some, "a scrape of some decisions", 30.0, worker)
                 await asyncio.sleep(1.0)
             await system.drained(worker)
             said = scraped(worker)
