@@ -203,9 +203,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if self.should_stop or self.app.should_stop:
             return
         for tp, records in fetched.items():
-            if not self.flow_active or self._seeks != seeks:
-                return
-            if self.app.consumer_generation_id != generation:
+            if self._overtaken(seeks, generation):
                 return
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             yield tp, self._to_batch_message(tp, records)
@@ -262,11 +260,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     ) -> None:
         """Hand chunks to the conductor until a rebalance or a seek overtakes them."""
         for tp, message in chunks:
-            if not self.flow_active or self._seeks != seeks:
-                return
-            if self.app.consumer_generation_id != generation:
+            if self._overtaken(seeks, generation):
                 return
             await self._deliver(tp, message)
+
+    def _overtaken(self, seeks: int, generation: int) -> bool:
+        """Whether a rebalance or a seek has begun since there were so many, in this generation."""
+        if not self.flow_active or self._seeks != seeks:
+            return True
+        return bool(self.app.consumer_generation_id != generation)
 
     async def _deliver(self, tp: TP, message: ConsumerMessage) -> None:
         read = self._read_offset[tp]

@@ -173,11 +173,10 @@ async def test_a_seek_forgets_what_could_not_be_read(reader: Reader) -> None:
     await reader.buffered()
     damaged = reader.consumer._fetcher._records[reader.tps[0]]._partition_records._records
     damaged._data = damaged._data[:-1] + bytes([damaged._data[-1] ^ 1])
-    assert set(reader.intake.hand_out(reader.tps, lambda tp: 1)) == set()
     async with asyncio.timeout(10):
-        while not (found := reader.intake.hand_out(reader.tps[1:], lambda tp: 1)):
+        while not (found := reader.intake.hand_out(reader.tps, lambda tp: 1)):
             await asyncio.sleep(0.01)
-    assert len(found) == PARTITIONS - 1
+    assert set(found) == set(reader.tps[1:]), "what can be read is handed out first"
     reader.consumer.seek(reader.tps[0], 40)
     assert (await reader.chunks(1, 0))[0].offsets.tolist() == [40]
 
