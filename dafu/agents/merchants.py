@@ -122,7 +122,7 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
             self.latency.add_many(seconds_since(output.ingested, now))
             headers = _decision_headers(now - output.ingested)
             sends.append(
-                sender.send(self._decisions, output.keys, output.decisions, headers=headers)
+                sender.post(self._decisions, output.keys, output.decisions, headers=headers)
             )
         if self._rings:
             identifiers, links, alerts = self._rings

@@ -183,7 +183,7 @@ class RingTopics(NamedTuple):
 
 def send_messages(sender: BatchSender, topic: str, messages: Messages) -> list[Sending]:
     """Start sending messages, if there are any."""
-    return [sender.send(topic, messages.keys, messages.values)] if len(messages.keys) else []
+    return [sender.post(topic, messages.keys, messages.values)] if len(messages.keys) else []
 
 
 async def all_done(*work: Sending) -> None:

@@ -84,7 +84,7 @@ class UsersAgent(ServingAgent[UserOutput]):
         sends: list[Sending] = []
         if len(output.forward_keys):
             sends.append(
-                sender.send(
+                sender.post(
                     self._forwarded,
                     output.forward_keys,
                     output.forward_values,
@@ -93,7 +93,7 @@ class UsersAgent(ServingAgent[UserOutput]):
             )
         if output.reroutes:
             sends.append(
-                sender.send(
+                sender.post(
                     source,
                     ByteColumn.of([key for _, key in output.reroutes]),
                     batch.values.take([i for i, _ in output.reroutes]),

@@ -1,18 +1,35 @@
-"""Produce requests written in one go: aiokafka joins what it has joined, six times over.
+"""Produce requests: what is posted in one turn of the event loop goes to a broker in one of them.
 
-A request of some megabytes is copied as often. It knows the layout of Kafka's produce request,
-versions 3 to 7 (https://kafka.apache.org/protocol#The_Messages_Produce), and no records.
+aiokafka collects batches by partition, hands them to a task that sends them, and wakes whoever
+waits for each: that is made for producers of single records. Here batches come finished, a dozen
+small ones at a time, and nobody goes on before all of them are acknowledged. It also joins the
+bytes of a request six times over, and one of some megabytes is copied as often. Connections,
+metadata and the versions of the protocol remain its own.
+
+It knows the layout of Kafka's produce request, versions 3 to 7
+(https://kafka.apache.org/protocol#The_Messages_Produce), and no records.
 """
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from aiokafka.protocol.produce import ProduceRequest_v3
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    NoError,
+    ProducerClosed,
+    UnknownError,
+    for_code,
+)
+from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v3
 
-__all__ = ["encode_request", "join_requests_once"]
+__all__ = ["Dispatcher", "Parcel", "encode_request", "join_requests_once"]
 
 _LENGTH: Final = struct.Struct(">h")
 _COUNT: Final = struct.Struct(">i")
@@ -49,3 +66,162 @@ def join_requests_once() -> None:
     """Make all producers of this process encode their requests with `encode_request`."""
     # One schema object serves versions 3 to 7.
     ProduceRequest_v3.SCHEMA.encode = encode_request
+
+
+Outcome = int | BaseException
+"""Offset of a batch's first record, or why it is not known to be delivered."""
+
+
+class Parcel:
+    """A finished record batch for a partition.
+
+    Parameters
+    ----------
+    where : TopicPartition
+    data : bytearray
+    settle : callable
+        Called once, with the `Outcome`.
+    """
+
+    __slots__ = ("data", "deadline", "settle", "where")
+
+    def __init__(
+        self, where: TopicPartition, data: bytearray, settle: Callable[[Outcome], None]
+    ) -> None:
+        self.where = where
+        self.data = data
+        self.settle = settle
+        self.deadline: float | None = None
+
+
+class Dispatcher:
+    """Takes parcels to the leaders of their partitions, and tries again as aiokafka does.
+
+    What fails for a reason that may pass is sent again, after the producer's `retry_backoff_ms`,
+    until its `request_timeout_ms` are over. It does not keep parcels of a partition in order:
+    whoever wants that posts one when the one before is settled.
+
+    Parameters
+    ----------
+    producer
+        A started producer, neither idempotent nor transactional.
+
+    Notes
+    -----
+    For use from the producer's event loop only.
+    """
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        join_requests_once()
+        self._producer = producer
+        self._client = producer.client
+        sender = producer._sender
+        self._acks: int = sender._acks
+        self._timeout_ms: int = sender._request_timeout_ms
+        self._backoff: float = sender._retry_backoff
+        self._due: list[Parcel] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def put(self, parcel: Parcel) -> None:
+        """Send a parcel, together with what else is put in this turn of the event loop."""
+        loop = asyncio.get_running_loop()
+        if parcel.deadline is None:
+            parcel.deadline = loop.time() + self._timeout_ms / 1000
+        if not self._due:
+            loop.call_soon(self._leave)
+        self._due.append(parcel)
+
+    def _leave(self) -> None:
+        due, self._due = self._due, []
+        leader_of = self._client.cluster.leader_for_partition
+        by_leader: defaultdict[int | None, list[Parcel]] = defaultdict(list)
+        for parcel in due:
+            by_leader[leader_of(parcel.where)].append(parcel)
+        for leader, parcels in by_leader.items():
+            if self._producer._closed:
+                _settle_all(parcels, ProducerClosed())
+            elif leader is None or leader < 0:
+                self._client.force_metadata_update()
+                error = LeaderNotAvailableError("the partition has no leader")
+                self._run(self._try_again(dict.fromkeys(parcels, error)))
+            else:
+                self._run(self._send(leader, parcels))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, node: int, parcels: Sequence[Parcel]) -> None:
+        """Send a request to a broker and settle what it answers for."""
+        topics: defaultdict[str, list[tuple[int, Any]]] = defaultdict(list)
+        for parcel in parcels:
+            topics[parcel.where.topic].append((parcel.where.partition, parcel.data))
+        request = ProduceRequest(
+            transactional_id=None,
+            required_acks=self._acks,
+            timeout=self._timeout_ms,
+            topics=list(topics.items()),
+        )
+        failures: Mapping[Parcel, KafkaError]
+        try:
+            answers = _answers(await self._client.send(node, request))
+        except KafkaError as exc:
+            failures = dict.fromkeys(parcels, exc)
+        except BaseException as exc:
+            _settle_all(parcels, exc)
+            raise
+        else:
+            failures = _settle(parcels, answers)
+        if failures:
+            await self._try_again(failures)
+
+    async def _try_again(self, failures: Mapping[Parcel, KafkaError]) -> None:
+        """Send again what may succeed, after a while; settle the rest."""
+        now = asyncio.get_running_loop().time()
+        again: list[Parcel] = []
+        for parcel, error in failures.items():
+            if error.retriable and now < (parcel.deadline or 0.0):
+                again.append(parcel)
+            else:
+                parcel.settle(error)
+        if not again:
+            return
+        try:
+            if any(error.invalid_metadata for error in failures.values()):
+                self._client.force_metadata_update()
+            await asyncio.sleep(self._backoff)
+            await self._client._maybe_wait_metadata()
+        except BaseException as exc:
+            _settle_all(again, exc)
+            raise
+        for parcel in again:
+            self.put(parcel)
+
+
+def _answers(response: Any) -> dict[tuple[str, int], tuple[int, int]]:
+    """Error code and offset by topic and partition; all versions begin with them."""
+    return {
+        (topic, partition): (code, offset)
+        for topic, partitions in response.topics
+        for partition, code, offset, *_ in partitions
+    }
+
+
+def _settle(
+    parcels: Sequence[Parcel], answers: Mapping[tuple[str, int], tuple[int, int]]
+) -> dict[Parcel, KafkaError]:
+    """Settle what has arrived, and tell what has not and why."""
+    failures: dict[Parcel, KafkaError] = {}
+    for parcel in parcels:
+        code, offset = answers.get(parcel.where, (UnknownError.errno, -1))
+        if code == NoError.errno:
+            parcel.settle(offset)
+        else:
+            failures[parcel] = for_code(code)(parcel.where.topic)
+    return failures
+
+
+def _settle_all(parcels: Iterable[Parcel], error: BaseException) -> None:
+    for parcel in parcels:
+        parcel.settle(error)

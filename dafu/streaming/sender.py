@@ -1,7 +1,7 @@
-"""Whole batches to Kafka, in order, each acknowledged: aiokafka's batch interface made safe.
+"""Whole batches to Kafka, in order, each acknowledged.
 
-Records come as columns and are written into Kafka's format at once (`dafu.streaming.wire`); to
-aiokafka a batch is a builder that is full.
+Records come as columns, are written into Kafka's format at once (`dafu.streaming.wire`), and go to
+their brokers by as few requests as there can be (`dafu.streaming.produce`).
 
 What it promises per partition: records arrive in the order they were posted, and none is
 acknowledged unless all that were posted before it are. To that end one batch of a partition is
@@ -16,19 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Coroutine
-from typing import Any, Final, NamedTuple, NoReturn
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from numpy.typing import NDArray
 
 from dafu.columns import I64, ByteColumn
 from dafu.errors import DafuError
 from dafu.partitioner import ABSENT, partitions_for
-from dafu.streaming.produce import join_requests_once
+from dafu.streaming.produce import Dispatcher, Outcome, Parcel
 from dafu.streaming.wire import BATCH_OVERHEAD, RECORD_OVERHEAD, EncodedBatch, encode
 
 __all__ = ["BatchSender", "SendError", "Written"]
@@ -116,60 +117,18 @@ class _Job:
                 self.done.exception()
 
 
-class _FullBatch:
-    """A finished batch as the producer sees it: a `BatchBuilder` that takes nothing more."""
-
-    __slots__ = ("_batch",)
-
-    def __init__(self, batch: EncodedBatch) -> None:
-        self._batch = batch
-
-    def append(self, **_: object) -> None:
-        """Nothing can be added; that is what None says to the producer."""
-
-    def close(self) -> None:
-        """It is closed."""
-
-    def closed(self) -> bool:
-        return True
-
-    def record_count(self) -> int:
-        return self._batch.count
-
-    def size(self) -> int:
-        return len(self._batch.data)
-
-    def _build(self) -> bytearray:
-        return self._batch.data
-
-    def _set_producer_state(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("batches of dafu carry no producer id: use a producer without transactions")
-
-
 class _Lane:
-    """The way to one partition: batches that wait for their turn, and why it is closed if it is."""
+    """The way to one partition: batches that wait for their turn, and why it is closed if it is.
 
-    __slots__ = ("failure", "queue", "task")
-
-    def __init__(self) -> None:
-        self.queue: deque[tuple[_FullBatch, _Job]] = deque()
-        self.task: asyncio.Task[None] | None = None
-        self.failure: SendError | None = None
-
-
-class _NoNodes(set[int]):
-    """In place of the brokers that aiokafka's sender has a request under way to: always none.
-
-    It would send the next request only when the last one is answered, for all partitions of a
-    broker together. What keeps a partition's batches in order is that it has one under way, which
-    the lanes see to, and aiokafka itself.
+    The first in the queue is under way.
     """
 
-    def add(self, node: int) -> None:
-        """Remember nothing."""
+    __slots__ = ("failure", "queue", "where")
 
-    def remove(self, node: int) -> None:
-        """Forget nothing."""
+    def __init__(self, where: TopicPartition) -> None:
+        self.where = where
+        self.queue: deque[tuple[EncodedBatch, _Job]] = deque()
+        self.failure: SendError | None = None
 
 
 class BatchSender:
@@ -190,14 +149,15 @@ class BatchSender:
     def __init__(self, producer: AIOKafkaProducer) -> None:
         if producer._txn_manager is not None:
             raise ValueError("BatchSender needs a producer without idempotence and transactions")
+        if not producer._sender._acks:
+            raise ValueError("BatchSender needs a producer whose acks are 1 or all")
         self._producer = producer
-        producer._sender._in_flight = _NoNodes()
-        join_requests_once()
+        self._dispatcher = Dispatcher(producer)
         accumulator = producer._message_accumulator
         self._batch_size: int = accumulator._batch_size
         self._compression: int = accumulator._compression_type
         self._largest: int = producer._max_request_size
-        self._lanes: defaultdict[tuple[str, int], _Lane] = defaultdict(_Lane)
+        self._lanes: dict[tuple[str, int], _Lane] = {}
         # Jobs for topics whose partition count is not known yet, oldest first.
         self._waiting: dict[str, deque[_Job]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -282,8 +242,7 @@ class BatchSender:
     ) -> asyncio.Future[dict[int, Written]]:
         """Start sending, in the order of calls, and return what to await for the acknowledgement.
 
-        Takes and raises what `send` does: `ValueError` and too large records here, the rest from
-        the future.
+        Takes and raises what `send` does, `ValueError` here and the rest from the future.
         """
         job = _Job(
             topic,
@@ -303,7 +262,9 @@ class BatchSender:
         if not len(keys):
             job.done.set_result({})
             return job.done
-        self._refuse_too_large(job)
+        if (too_large := self._too_large(job)) is not None:
+            job.fail(too_large)
+            return job.done
         known = self._producer.client.cluster.partitions_for_topic(topic)
         if topic in self._waiting:
             self._waiting[topic].append(job)
@@ -314,19 +275,23 @@ class BatchSender:
             self._run(self._learn(topic))
         return job.done
 
-    def _refuse_too_large(self, job: _Job) -> None:
-        sizes = np.maximum(job.keys.lengths, 0) + np.maximum(job.values.lengths, 0)
-        if job.headers is not None:
-            sizes += np.maximum(job.headers.lengths, 0)
+    def _too_large(self, job: _Job) -> SendError | None:
+        """What is to be said of a record that is larger than the producer allows."""
+        columns = [job.keys, job.values, *([] if job.headers is None else [job.headers])]
+        # Strings may share their bytes, but none is longer than what it is in.
+        if sum(len(column.buffer) for column in columns) + _OVERHEAD <= self._largest:
+            return None
+        sizes = np.sum([np.maximum(column.lengths, 0) for column in columns], axis=0)
         largest = int(np.argmax(sizes))
         size = int(sizes[largest]) + _OVERHEAD
-        if size > self._largest:
-            raise SendError(
-                job.topic,
-                None,
-                f"record {largest} of {len(job.keys)} has up to {size} bytes, the producer's "
-                f"max_request_size allows {self._largest}; nothing was sent",
-            )
+        if size <= self._largest:
+            return None
+        return SendError(
+            job.topic,
+            None,
+            f"record {largest} of {len(job.keys)} has up to {size} bytes, the producer's "
+            f"max_request_size allows {self._largest}; nothing was sent",
+        )
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -368,13 +333,39 @@ class BatchSender:
             return
         job.left = sum(len(batches) for _, batches in packed)
         for partition, batches in packed:
-            lane = self._lanes[job.topic, partition]
+            lane = self._lane(job.topic, partition)
             if lane.failure is not None:
-                job.fail(_consequence(job.topic, partition, lane.failure))
+                job.fail(_consequence(lane.where, lane.failure))
                 continue
+            idle = not lane.queue
             lane.queue.extend((batch, job) for batch in batches)
-            if lane.task is None:
-                lane.task = self._run(self._drain(job.topic, partition, lane))
+            if idle:
+                self._dispatch(lane)
+
+    def _lane(self, topic: str, partition: int) -> _Lane:
+        lane = self._lanes.get((topic, partition))
+        if lane is None:
+            lane = self._lanes[topic, partition] = _Lane(TopicPartition(topic, partition))
+        return lane
+
+    def _dispatch(self, lane: _Lane) -> None:
+        """Send the first of a lane's batches."""
+        batch, _ = lane.queue[0]
+        self._dispatcher.put(Parcel(lane.where, batch.data, partial(self._settled, lane)))
+
+    def _settled(self, lane: _Lane, outcome: Outcome) -> None:
+        """Go on with the next batch of a lane, or close it."""
+        batch, job = lane.queue.popleft()
+        if isinstance(outcome, int):
+            job.acknowledge(lane.where.partition, Written(outcome, outcome + batch.count - 1))
+            if lane.queue:
+                self._dispatch(lane)
+            return
+        lane.failure = error = SendError(lane.where.topic, lane.where.partition, _reason(outcome))
+        error.__cause__ = outcome
+        job.fail(error)
+        while lane.queue:
+            lane.queue.popleft()[1].fail(_consequence(lane.where, error), consequence=True)
 
     def _groups(self, job: _Job, count: int) -> list[tuple[int, I64 | None]]:
         """Positions of the job's records by partition; None stands for all of them."""
@@ -406,7 +397,7 @@ class BatchSender:
             self._turn += 1
         return partitions
 
-    def _pack(self, job: _Job, chosen: I64 | None) -> list[_FullBatch]:
+    def _pack(self, job: _Job, chosen: I64 | None) -> list[EncodedBatch]:
         """Batches that hold the chosen records, in order."""
         keys, values = job.keys, job.values
         headers, timestamps = job.headers, job.timestamps
@@ -415,7 +406,7 @@ class BatchSender:
             headers = None if headers is None else headers.take(chosen)
             timestamps = None if timestamps is None else timestamps[chosen]
         times = time.time_ns() // 1_000_000 if timestamps is None else timestamps
-        encoded = encode(
+        return encode(
             keys,
             values,
             times,
@@ -423,38 +414,12 @@ class BatchSender:
             max_bytes=self._batch_size,
             compression=self._compression,
         )
-        return [_FullBatch(batch) for batch in encoded]
-
-    async def _drain(self, topic: str, partition: int, lane: _Lane) -> None:
-        """Send what is lined up for one partition, one batch after the other."""
-        error: SendError | None = None
-        try:
-            while lane.queue:
-                batch, job = lane.queue[0]
-                delivered = await self._producer.send_batch(batch, topic, partition=partition)
-                first = (await delivered).offset
-                lane.queue.popleft()
-                job.acknowledge(partition, Written(first, first + batch.record_count() - 1))
-        except Exception as exc:
-            error = SendError(topic, partition, _reason(exc))
-            error.__cause__ = exc
-        except BaseException as exc:
-            error = SendError(topic, partition, f"interrupted before it was acknowledged: {exc!r}")
-            raise
-        finally:
-            lane.task = None
-            if error is not None:
-                lane.failure = error
-                lane.queue.popleft()[1].fail(error)
-                while lane.queue:
-                    job = lane.queue.popleft()[1]
-                    job.fail(_consequence(topic, partition, error), consequence=True)
 
 
-def _consequence(topic: str, partition: int, failure: SendError) -> SendError:
+def _consequence(where: TopicPartition, failure: SendError) -> SendError:
     error = SendError(
-        topic,
-        partition,
+        where.topic,
+        where.partition,
         f"an earlier batch failed ({failure.reason}), and sending on would hide the gap: "
         "start the process again",
     )
@@ -467,5 +432,7 @@ def _check_partition(topic: str, partition: int, count: int) -> None:
         raise SendError(topic, partition, f"the topic has partitions 0..{count - 1} only")
 
 
-def _reason(exc: Exception) -> str:
+def _reason(exc: BaseException) -> str:
+    if not isinstance(exc, Exception):
+        return f"interrupted before it was acknowledged: {exc!r}"
     return str(exc) or type(exc).__name__

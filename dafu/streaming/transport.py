@@ -17,7 +17,8 @@ pinned, and `docs/architecture.md` says how each is used:
 * `AIOKafkaConsumerThread.position`, and `_highwaters`, whose answer ends a recovery
 * aiokafka's fetcher: `_fetch_max_wait_ms`, and what `dafu.streaming.fetching` takes of it
 * aiokafka's group coordinator, `_do_heartbeat`: whether this worker still belongs to its group
-* `Producer._producer`, the aiokafka producer, for its batch interface (`dafu.streaming.sender`)
+* `Producer._producer`, the aiokafka producer, for its settings and its client
+  (`dafu.streaming.sender`, `dafu.streaming.produce`)
 """
 
 from __future__ import annotations
@@ -366,7 +367,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
 
 class Producer(driver.Producer):  # type: ignore[misc]
-    """Faust's producer, plus the batch interface of the aiokafka producer below it."""
+    """Faust's producer, and what sends whole batches beside it, over the same connections."""
 
     _batches: BatchSender | None = None
 

@@ -23,13 +23,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
-import aiokafka
-
 from dafu.agents.shell import StageAgent
 from dafu.stages.identifiers import IdentifierStage
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.rings import RingStage
 from dafu.stages.users import UserStage
+from dafu.streaming.produce import Dispatcher, Outcome, Parcel
 from dafu.streaming.transport import Consumer
 from dafu.tables.rocksdb import RocksDBStore
 from dafu.tables.store import PartitionedStore
@@ -116,25 +115,33 @@ def _around_commit_offsets(commit: Callable[..., Coroutine[Any, Any, bool]]) -> 
     return wrapper
 
 
-def _around_send_batch(send_batch: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+def _around_put(put: Callable[[Any, Parcel], None]) -> Callable[..., Any]:
     share, _, longest = os.environ.get("CHAOS_SLOW", "0,0").partition(",")
     choose = random.Random(os.environ.get("CHAOS_SEED"))
 
-    async def wrapper(self: Any, batch: Any, topic: str, *, partition: int) -> Any:
-        where = f"{topic}[{partition}]"
-        logged = topic.endswith("-changelog")
+    def wrapper(self: Any, parcel: Parcel) -> None:
+        if parcel.deadline is not None:  # sent again
+            return put(self, parcel)
+        where = f"{parcel.where.topic}[{parcel.where.partition}]"
+        logged = parcel.where.topic.endswith("-changelog")
         if logged:
             injector.reached("changelog-sending", where)
-        delivered = await send_batch(self, batch, topic, partition=partition)
+        settle = parcel.settle
 
-        async def acknowledged() -> Any:
-            written = await delivered
+        def settled(outcome: Outcome) -> None:
+            if isinstance(outcome, int):
+                injector.reached("changelog-part-acked" if logged else "output-acked", where)
+            settle(outcome)
+
+        def settled_slowly(outcome: Outcome) -> None:
             if choose.random() < float(share):
-                await asyncio.sleep(choose.random() * float(longest))
-            injector.reached("changelog-part-acked" if logged else "output-acked", where)
-            return written
+                delay = choose.random() * float(longest)
+                asyncio.get_running_loop().call_later(delay, settled, outcome)
+            else:
+                settled(outcome)
 
-        return asyncio.ensure_future(acknowledged())
+        parcel.settle = settled_slowly
+        return put(self, parcel)
 
     return wrapper
 
@@ -196,7 +203,7 @@ if "apply" in RocksDBStore.__dict__:
     _wrap(RocksDBStore, "apply", _around_apply)
 _wrap(Consumer, "ack", _around_ack)
 _wrap(Consumer, "commit", _around_commit_offsets)
-_wrap(aiokafka.AIOKafkaProducer, "send_batch", _around_send_batch)
+_wrap(Dispatcher, "put", _around_put)
 
 if size := os.environ.get("CHAOS_BATCH_BYTES"):
     app.conf.producer_max_batch_size = int(size)

@@ -1,16 +1,35 @@
-"""Produce requests against aiokafka's own encoding of them."""
+"""Produce requests against aiokafka's own encoding of them, and what becomes of their parcels."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    NotLeaderForPartitionError,
+    ProducerClosed,
+    UnknownError,
+)
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v3
 from aiokafka.protocol.types import Schema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dafu.streaming.produce import encode_request, join_requests_once
+from dafu.streaming.produce import (
+    Dispatcher,
+    Outcome,
+    Parcel,
+    encode_request,
+    join_requests_once,
+)
 
 partitions = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.binary(max_size=50)), max_size=4)
 
@@ -36,3 +55,160 @@ def test_every_version_in_use_is_encoded_by_it(monkeypatch: pytest.MonkeyPatch) 
         built = request.prepare({0: (version, version)})
         assert built.SCHEMA.encode is encode_request
         assert built.encode() == encode_request([None, -1, 1000, [("topic", [(0, b"batch")])]])
+
+
+# --- parcels ------------------------------------------------------------------------------------
+
+TIMEOUT_MS: Final = 200
+BACKOFF: Final = 0.005
+
+Answer = Callable[[TopicPartition], int | KafkaError | None]
+"""Error code for a partition, what the whole request fails with, or None for no answer."""
+
+
+class Cluster:
+    """A producer's client that keeps what it is asked to send, and answers by `self.answer`."""
+
+    def __init__(self) -> None:
+        self.leaders: dict[TopicPartition, int | None] = {}
+        self.requests: list[tuple[int, list[tuple[TopicPartition, bytes]]]] = []
+        self.answer: Answer = lambda _: 0
+        self.updates = 0
+        self.cluster = SimpleNamespace(leader_for_partition=lambda tp: self.leaders.get(tp, 1))
+        self.producer = SimpleNamespace(
+            client=self,
+            _closed=False,
+            _sender=SimpleNamespace(
+                _acks=-1, _request_timeout_ms=TIMEOUT_MS, _retry_backoff=BACKOFF
+            ),
+        )
+
+    def force_metadata_update(self) -> None:
+        self.updates += 1
+
+    async def _maybe_wait_metadata(self) -> None:
+        """It is there."""
+
+    async def send(self, node: int, request: ProduceRequest) -> Any:
+        built = request.prepare({0: (7, 7)})
+        sent = [
+            (TopicPartition(topic, partition), bytes(data))
+            for topic, partitions in built.topics
+            for partition, data in partitions
+        ]
+        self.requests.append((node, sent))
+        await asyncio.sleep(0)
+        topics: dict[str, list[Any]] = {}
+        for tp, _ in sent:
+            answer = self.answer(tp)
+            if isinstance(answer, KafkaError):
+                raise answer
+            if answer is not None:
+                offset = -1 if answer else 100 + tp.partition
+                topics.setdefault(tp.topic, []).append((tp.partition, answer, offset, -1, 0))
+        return SimpleNamespace(topics=list(topics.items()))
+
+
+def tp(partition: int, topic: str = "t") -> TopicPartition:
+    return TopicPartition(topic, partition)
+
+
+async def settled(cluster: Cluster, *where: TopicPartition) -> list[Outcome]:
+    """Put a parcel for each of the partitions in one turn, and wait for all outcomes."""
+    dispatcher = Dispatcher(cluster.producer)
+    loop = asyncio.get_running_loop()
+    outcomes: list[asyncio.Future[Outcome]] = [loop.create_future() for _ in where]
+    for place, outcome in zip(where, outcomes, strict=True):
+        data = bytearray(f"{place.topic}{place.partition}".encode())
+        dispatcher.put(Parcel(place, data, outcome.set_result))
+    async with asyncio.timeout(10):
+        return [await outcome for outcome in outcomes]
+
+
+async def test_one_request_for_each_leader() -> None:
+    cluster = Cluster()
+    cluster.leaders = {tp(1): 2}
+    assert await settled(cluster, tp(0), tp(1), tp(2), tp(0, "u")) == [100, 101, 102, 100]
+    assert cluster.requests == [
+        (1, [(tp(0), b"t0"), (tp(2), b"t2"), (tp(0, "u"), b"u0")]),
+        (2, [(tp(1), b"t1")]),
+    ]
+
+
+async def test_what_may_pass_is_sent_again_and_the_rest_is_not() -> None:
+    cluster = Cluster()
+    codes = {
+        tp(0): [NotLeaderForPartitionError.errno, NotLeaderForPartitionError.errno, 0],
+        tp(1): [MessageSizeTooLargeError.errno],
+        tp(2): [0],
+    }
+    cluster.answer = lambda place: codes[place].pop(0)
+    first, second, third = await settled(cluster, tp(0), tp(1), tp(2))
+    assert (first, third) == (100, 102)
+    assert isinstance(second, MessageSizeTooLargeError)
+    assert [[place.partition for place, _ in sent] for _, sent in cluster.requests] == [
+        [0, 1, 2], [0], [0],
+    ]  # fmt: skip
+    assert cluster.updates == 2, "another leader is looked for each time"
+
+
+async def test_a_broken_connection_is_tried_again() -> None:
+    cluster = Cluster()
+    answers: list[Any] = [KafkaConnectionError("gone"), 0]
+    cluster.answer = lambda _: answers.pop(0)
+    assert await settled(cluster, tp(0)) == [100]
+    assert len(cluster.requests) == 2
+
+
+async def test_it_gives_up_when_the_time_is_over() -> None:
+    cluster = Cluster()
+    cluster.answer = lambda _: KafkaConnectionError("gone")
+    started = asyncio.get_running_loop().time()
+    [outcome] = await settled(cluster, tp(0))
+    assert isinstance(outcome, KafkaConnectionError)
+    assert asyncio.get_running_loop().time() - started >= TIMEOUT_MS / 1000
+    assert len(cluster.requests) > 1
+
+
+@pytest.mark.parametrize("leader", [None, -1])
+async def test_a_partition_without_a_leader(leader: int | None) -> None:
+    cluster = Cluster()
+    cluster.leaders = {tp(0): leader}
+    outcome, other = await settled(cluster, tp(0), tp(1))
+    assert isinstance(outcome, LeaderNotAvailableError)
+    assert other == 101
+    assert cluster.updates > 1
+
+    cluster.leaders = {tp(0): leader}
+    asyncio.get_running_loop().call_later(TIMEOUT_MS / 4000, cluster.leaders.clear)
+    assert await settled(cluster, tp(0)) == [100]
+
+
+async def test_no_answer_for_a_partition_is_a_failure() -> None:
+    cluster = Cluster()
+    cluster.answer = lambda place: None if place.partition else 0
+    first, second = await settled(cluster, tp(0), tp(1))
+    assert first == 100
+    assert isinstance(second, UnknownError)
+
+
+async def test_nothing_is_sent_by_a_producer_that_is_closed() -> None:
+    cluster = Cluster()
+    cluster.producer._closed = True
+    [outcome] = await settled(cluster, tp(0))
+    assert isinstance(outcome, ProducerClosed)
+    assert not cluster.requests
+
+
+async def test_whoever_ends_the_loop_leaves_nothing_unsettled() -> None:
+    cluster = Cluster()
+    cluster.answer = lambda _: KafkaConnectionError("gone")
+    dispatcher = Dispatcher(cluster.producer)
+    outcomes: list[Outcome] = []
+    for partition in range(2):
+        dispatcher.put(Parcel(tp(partition), bytearray(), outcomes.append))
+    await asyncio.sleep(BACKOFF / 2)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(BACKOFF * 2)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2

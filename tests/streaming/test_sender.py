@@ -217,6 +217,13 @@ async def test_an_idempotent_producer_is_refused(bootstrap: str) -> None:
     await producer.stop()
 
 
+async def test_a_producer_that_waits_for_nothing_is_refused(bootstrap: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks=0)
+    with pytest.raises(ValueError, match="acks are 1 or all"):
+        BatchSender(producer)
+    await producer.stop()
+
+
 async def test_nothing_to_send(unique: Unique, sender: BatchSender) -> None:
     await asyncio.wait_for(sender.send(unique("no-such-topic"), of([]), of([])), 1)
 
@@ -226,7 +233,7 @@ async def test_too_large_a_record_stops_all_of_them(
 ) -> None:
     topic = await create(bootstrap, unique("t"))
     with pytest.raises(SendError, match=r"record 1 of 3 has up to \d+ bytes") as caught:
-        sender.post(topic, of([None] * 3), of([b"a", b"b" * 2_000_000, b"c"]))
+        await sender.post(topic, of([None] * 3), of([b"a", b"b" * 2_000_000, b"c"]))
     assert caught.value.topic == topic
     large = encode_headers([("h", b"b" * 2_000_000)])
     with pytest.raises(SendError, match="record 0 of 1"):
@@ -296,14 +303,14 @@ async def test_a_request_that_takes_long_holds_up_its_own_partitions_only(
 ) -> None:
     topic = await create(bootstrap, unique("t"), 2)
     answer = asyncio.Event()
-    send = producer._sender._send_produce_req
+    send = producer.client.send
 
-    async def slow(node: int, batches: dict[TopicPartition, Any]) -> None:
-        if any(tp.partition == 0 for tp in batches):
+    async def slow(node: int, request: Any) -> Any:
+        if any(partition == 0 for _, batches in request._topics for partition, _ in batches):
             await answer.wait()
-        await send(node, batches)
+        return await send(node, request)
 
-    producer._sender._send_produce_req = slow
+    producer.client.send = slow
     held = [sender.post(topic, of([None]), of([b"%d" % i]), partition=0) for i in range(3)]
     await asyncio.sleep(0.05)
     async with asyncio.timeout(10):
