@@ -21,6 +21,18 @@ NULL: Final = -1
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
+_EMPTY: Final[U8] = np.empty(0, np.uint8)
+_EMPTY.setflags(write=False)
+
+
+def positions(mask: Any) -> I64:
+    """Where an array of one dimension is true, or not 0.
+
+    What `np.flatnonzero` says, without its detours, which cost as much as a hundred small looks.
+    """
+    found: I64 = mask.nonzero()[0]
+    return found
+
 
 class ByteColumn:
     """n byte strings, any of which may be absent.
@@ -47,12 +59,13 @@ class ByteColumn:
     __slots__ = ("_bytes", "buffer", "lengths", "starts")
 
     def __init__(self, buffer: Any, starts: I64, lengths: I64) -> None:
-        array = np.frombuffer(buffer, dtype=np.uint8) if len(buffer) else np.empty(0, np.uint8)
-        array.flags.writeable = False
+        array = np.frombuffer(buffer, dtype=np.uint8) if len(buffer) else _EMPTY
+        self._bytes = buffer if isinstance(buffer, bytes) else None
+        if self._bytes is None:
+            array.setflags(write=False)
         self.buffer: U8 = array
         self.starts = starts
         self.lengths = lengths
-        self._bytes = buffer if isinstance(buffer, bytes) else None
 
     @classmethod
     def of(cls, values: Sequence[bytes | None]) -> ByteColumn:
@@ -115,7 +128,7 @@ class ByteColumn:
         """All of them as objects."""
         found: list[bytes | None] = [*self.present()]
         if _measure(self.lengths)[1]:
-            for i in np.flatnonzero(self.absent).tolist():
+            for i in positions(self.absent).tolist():
                 found[i] = None
         return found
 
@@ -129,7 +142,7 @@ class ByteColumn:
         else:
             found = [raw[a:b].decode() for a, b in zip(starts, ends, strict=True)]
         if _measure(self.lengths)[1]:
-            for i in np.flatnonzero(self.absent).tolist():
+            for i in positions(self.absent).tolist():
                 found[i] = None
         return found
 
@@ -141,9 +154,7 @@ class ByteColumn:
 
     def packed_copy(self) -> ByteColumn:
         """The same strings in a buffer that holds nothing else."""
-        out = np.empty(self.size, np.uint8)
-        _pack(self.buffer, self.starts, self.lengths, out)
-        return ByteColumn.packed(out, self.lengths)
+        return ByteColumn.joined([self])
 
     def present(self) -> list[bytes]:
         """As `tolist`, with an empty string for an absent one."""
@@ -170,14 +181,17 @@ class ByteColumn:
 
     @classmethod
     def joined(cls, columns: Sequence[ByteColumn]) -> ByteColumn:
-        """The strings of several columns, one column after the other; buffers are copied."""
-        columns = [c if len(c.buffer) <= 2 * c.size + 64 else c.packed_copy() for c in columns]
-        bases = np.cumsum([0, *(len(c.buffer) for c in columns)])
-        return cls(
-            np.concatenate([c.buffer for c in columns]),
-            np.concatenate([c.starts + base for c, base in zip(columns, bases, strict=False)]),
-            np.concatenate([c.lengths for c in columns]),
-        )
+        """The strings of several columns, one column after the other, in a buffer of their own."""
+        sizes = [column.size for column in columns]
+        n = sum(map(len, columns))
+        out = np.empty(sum(sizes), np.uint8)
+        starts, lengths = np.empty(n, np.int64), np.empty(n, np.int64)
+        at = first = 0
+        for column, size in zip(columns, sizes, strict=True):
+            _append(column.buffer, column.starts, column.lengths, first, at, out, starts, lengths)
+            at += size
+            first += len(column)
+        return cls(out, starts, lengths)
 
 
 @kernel
@@ -223,12 +237,36 @@ def copy_bytes(source: U8, at: int, target: U8, to: int, n: int) -> None:
 
 
 @kernel
-def _pack(buffer: U8, starts: I64, lengths: I64, out: U8) -> None:
-    at = 0
+def _append(
+    buffer: U8,
+    starts: I64,
+    lengths: I64,
+    first: int,
+    at: int,
+    out: U8,
+    out_starts: I64,
+    out_lengths: I64,
+) -> None:
+    """Copy strings to `out` from `at` on, and note where they are from number `first` on."""
     for i in range(len(starts)):
         n = max(lengths[i], 0)
         copy_bytes(buffer, starts[i], out, at, n)
+        out_starts[first + i] = at
+        out_lengths[first + i] = lengths[i]
         at += n
+
+
+@kernel
+def _starting(buffer: U8, starts: I64, lengths: I64, byte: int, out: Any) -> None:
+    for i in range(len(starts)):
+        out[i] = lengths[i] > 0 and buffer[starts[i]] == byte
+
+
+def starting_with(column: ByteColumn, byte: int) -> NDArray[np.bool_]:
+    """bool [n]: which strings begin with a byte."""
+    out = np.empty(len(column), np.bool_)
+    _starting(column.buffer, column.starts, column.lengths, byte, out)
+    return out
 
 
 @kernel

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dafu.columns import NULL, ByteColumn
+from dafu.columns import NULL, ByteColumn, positions, starting_with
 
 STRINGS = st.lists(st.none() | st.binary(max_size=12), max_size=20)
 
@@ -69,3 +69,14 @@ def test_a_buffer_is_read_only_whatever_it_came_from() -> None:
         column = ByteColumn(buffer, np.array([0]), np.array([2]))
         with pytest.raises(ValueError, match="read-only"):
             column.buffer[0] = 0
+
+
+@given(st.lists(st.none() | st.binary(max_size=3), max_size=8), st.integers(0, 255))
+def test_strings_that_begin_with_a_byte(values: list[bytes | None], byte: int) -> None:
+    found = starting_with(ByteColumn.of(values), byte)
+    assert found.tolist() == [(v or b"").startswith(bytes([byte])) for v in values]
+
+
+@given(st.lists(st.booleans()))
+def test_positions_are_where_a_mask_is_true(mask: list[bool]) -> None:
+    assert positions(np.array(mask, bool)).tolist() == [i for i, true in enumerate(mask) if true]

@@ -22,7 +22,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from dafu.agents.histogram import Histogram
-from dafu.columns import ByteColumn
+from dafu.columns import ByteColumn, positions
 from dafu.errors import DafuError
 from dafu.stages.batch import (
     NO_TIMESTAMP,
@@ -107,7 +107,7 @@ def input_batch(chunks: Sequence[RecordBatch]) -> InputBatch:
     rerouted = frozenset(
         start + i
         for chunk, start in zip(chunks, starts, strict=True)
-        for i in np.flatnonzero(chunk.has_headers).tolist()
+        for i in positions(chunk.has_headers).tolist()
         if any(name == dead_letters.REROUTED for name, _ in chunk.headers_of(i))
     )
     if len(chunks) == 1:

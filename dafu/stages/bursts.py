@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dafu.columns import ByteColumn
+from dafu.columns import ByteColumn, positions
 from dafu.rings.bursts import burst_alert
 from dafu.rings.records import encode
 from dafu.stages.batch import NO_MESSAGES, Messages
@@ -29,7 +29,7 @@ def burst_alerts(
     bursts : BURST [n]
         What the merchants' kernel found.
     """
-    rows = np.flatnonzero(bursts["event"])
+    rows = positions(bursts["event"])
     if not rows.size:
         return NO_MESSAGES
     alerts = [

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from dafu.columns import ByteColumn
+from dafu.columns import ByteColumn, positions
 from dafu.features.catalogue import CATALOGUE_HASH, INDEX
 from dafu.models.model import GROUPS, Contributions, Model, Scores
 from dafu.registry import Role
@@ -163,7 +163,7 @@ class DecisionWriter:
             If a risk is beyond 0..1 or no number, an id is absent, or a time is beyond the years
             1..9999.
         """
-        rows = np.flatnonzero(verdicts.decision != APPROVE)
+        rows = positions(verdicts.decision != APPROVE)
         contributions = None
         if scores is not None and self._model is not None and rows.size:
             contributions = self._model.explain(features[rows], self._columns)
@@ -264,7 +264,7 @@ class DecisionWriter:
         for i, reason in rings.items():
             reasons.setdefault(i, []).append(reason)
         if scores is not None and group_risk is not None and self._model is not None:
-            rows = np.flatnonzero((verdicts.level > 0) | (verdicts.decision != APPROVE))
+            rows = positions((verdicts.level > 0) | (verdicts.decision != APPROVE))
             found = model_reasons(
                 self._model.name, scores.risk[rows], group_risk[rows], features[rows]
             )

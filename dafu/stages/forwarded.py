@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dafu.columns import I64, U8, ByteColumn, prefixes
+from dafu.columns import I64, U8, ByteColumn, positions, prefixes
 from dafu.errors import DafuError
 from dafu.features.state import FRAUD_LABEL, PAYMENT, RING_ID_BYTES, SHARED_BYTES
 from dafu.kernel import kernel
@@ -65,7 +65,7 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
         If the records come from a version with other user features.
     """
     size = FORWARD.itemsize
-    rows = np.flatnonzero((batch.values.lengths >= size) & (batch.keys.lengths > 0))
+    rows = positions((batch.values.lengths >= size) & (batch.keys.lengths > 0))
     header = prefixes(batch.values.take(rows), size).view(FORWARD)
     labels = (
         (header["magic"] == LABEL_MAGIC)
@@ -75,7 +75,7 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
     forwarded = labels | ((header["magic"] == FORWARD_MAGIC) & (batch.values.lengths[rows] > size))
     if not forwarded.all():
         rows, header = rows[forwarded], header[forwarded]
-    other = np.flatnonzero(header["layout"] != FORWARD_LAYOUT)
+    other = positions(header["layout"] != FORWARD_LAYOUT)
     if other.size:
         raise LayoutMismatchError(
             f"record at offset {batch.offsets[rows[other[0]]]} carries features and fields of "
@@ -115,7 +115,7 @@ def _sound(header: np.ndarray, values: ByteColumn) -> NDArray[np.bool_]:
     payments = header["magic"] == FORWARD_MAGIC
     found = documents(values, header)
     in_ring = (header["ring_id"] > 0) | (header["ring_shared"] > 0)
-    for i in np.flatnonzero(out & payments & ((header["plain"] == 0) | in_ring)).tolist():
+    for i in positions(out & payments & ((header["plain"] == 0) | in_ring)).tolist():
         try:
             ring_texts(values[i] or b"", header[i])
             if not header["plain"][i]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from dafu.columns import NULL, ByteColumn
+from dafu.columns import NULL, ByteColumn, positions
 from dafu.features.bursts import BURST
 from dafu.features.catalogue import INDEX, MERCHANT_FEATURES, USER_INDEX
 from dafu.features.merchants import MERCHANT_INPUT, step_merchants
@@ -205,7 +205,7 @@ class MerchantStage:
             listed.reasons,
         )
         output.fired = evaluation.counts()
-        blocked = np.flatnonzero(verdicts.decision == BLOCK)
+        blocked = positions(verdicts.decision == BLOCK)
         if blocked.size and self.rings:
             _tell_blocked(texts, blocked, header["time"][blocked], features[blocked], output)
 
@@ -234,7 +234,7 @@ def _ring_reasons(
 ) -> dict[int, Reason]:
     """What is to be said of the rings of users whose transactions are not beyond doubt."""
     doubted = (verdicts.level > 0) | (verdicts.decision != APPROVE)
-    rows = np.flatnonzero((features[:, _RING_SIZE] > 0) & doubted)
+    rows = positions((features[:, _RING_SIZE] > 0) & doubted)
     return {
         i: ring_reason(*ring_texts(values[i] or b"", header[i]), features[i]) for i in rows.tolist()
     }
@@ -247,7 +247,7 @@ def _tell_blocked(
     facts = facts_of(features, times, blocked=True)
     every = np.ones((len(rows), len(KINDS)), np.bool_)
     output.sightings, _ = sightings(texts, rows, every, facts)
-    members = np.flatnonzero(features[:, _RING_SIZE] > 0)
+    members = positions(features[:, _RING_SIZE] > 0)
     if members.size:
         known = [facts[i] for i in members.tolist()]
         paid = np.ones(members.size, np.bool_)
@@ -325,7 +325,7 @@ def _merchants_of(
     """
     keys: list[bytes | None] = batch.keys.take(rows).tolist()
     for piece, part in zip(batch.pieces, batch.cut(rows), strict=True):
-        own = part.start + np.flatnonzero(is_label[part])
+        own = part.start + positions(is_label[part])
         if not own.size:
             continue
         hashes = [keys[i] or b"" for i in own.tolist()]
@@ -377,8 +377,7 @@ class _FieldReader:
         """
         records = documents(values, header)
         decoded = {
-            i: self._decode(records[i] or b"")
-            for i in np.flatnonzero(header["plain"] == 0).tolist()
+            i: self._decode(records[i] or b"") for i in positions(header["plain"] == 0).tolist()
         }
         lengths = header["text_length"].astype(np.int64)
         lengths[lengths == ABSENT_TEXT] = NULL

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from dafu.columns import ByteColumn
+from dafu.columns import ByteColumn, positions
 from dafu.features.state import FRAUD_LABEL, GENUINE_LABEL, NEVER, PAYMENT, RING_MEMBERSHIP
 from dafu.hashing import hash64
 from dafu.rings.membership import parse_membership_record
@@ -66,7 +66,7 @@ def parse_batch(values: ByteColumn) -> Parsed:
     kinds = np.full(len(values), PAYMENT)
     observed = np.full(len(values), NEVER)
     good = np.ones(len(values), dtype=np.bool_)
-    for i in np.flatnonzero(~found.plain).tolist():
+    for i in positions(~found.plain).tolist():
         try:
             read = _read(values[i])
         except InvalidRecordError as exc:
@@ -77,7 +77,7 @@ def parse_batch(values: ByteColumn) -> Parsed:
         kinds[i], observed[i] = read.kind, read.observed
         _enter(found, i, read.document, read.time)
     texts = Texts(values, found.text_start, found.text_length, documents)
-    return Parsed(found, kinds, observed, np.flatnonzero(good), texts, documents, rejected)
+    return Parsed(found, kinds, observed, positions(good), texts, documents, rejected)
 
 
 def _read(value: bytes | None) -> _Read:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from dafu.columns import positions, starting_with
 from dafu.registry import (
     LISTS_KEY,
     RULES_KEY,
@@ -40,7 +41,8 @@ _DOCUMENTS: Final = (b"D\x00", b"D\x01")
 """In a table: the rules of that switch, and perhaps those of the one before."""
 
 _decode = msgspec.json.Decoder(Switch).decode
-_LENGTHS: Final = sorted({len(key) for key in SWITCH_KEYS})
+if any(key[0] != 0 for key in SWITCH_KEYS):  # pragma: no cover
+    raise ImportError("a key of switches does not begin with a zero")
 
 
 class RulesInForce(Struct, frozen=True):
@@ -67,9 +69,7 @@ NOTHING_SWITCHED: Final = InForce(None, None)
 
 def cut_at_switches(batch: InputBatch) -> list[InputBatch]:
     """The batch in parts, in order, each switch a part by itself."""
-    keys = batch.keys
-    likely = np.flatnonzero(np.isin(keys.lengths, _LENGTHS))
-    likely = likely[keys.buffer[keys.starts[likely]] == 0]
+    likely = positions(starting_with(batch.keys, 0))
     at = [i for i in likely.tolist() if is_switch(batch, i)]
     if not at:
         return [batch]

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from dafu.columns import ByteColumn, equal, prepend
+from dafu.columns import ByteColumn, equal, positions, prepend
 from dafu.features.catalogue import USER_FEATURES, USER_INDEX
 from dafu.features.facts import FACTS
 from dafu.features.labels import ENTRY
@@ -195,7 +195,7 @@ class UserStage:
         times = np.where(payments, parsed.scan.time[parsed.rows], parsed.observed[parsed.rows])
         late = (sent != NO_TIMESTAMP) & (times > sent + self.max_future_skew_ms)
         if late.any():
-            for p in np.flatnonzero(late).tolist():
+            for p in positions(late).tolist():
                 parsed.rejected.append(
                     Rejected(
                         int(parsed.rows[p]),
@@ -214,7 +214,7 @@ def _split_wrong_keys(batch: InputBatch, parsed: Parsed) -> list[tuple[int, byte
     if right.all():
         return []
     reroutes: list[tuple[int, bytes]] = []
-    for p in np.flatnonzero(~right).tolist():
+    for p in positions(~right).tolist():
         index = int(parsed.rows[p])
         if index in batch.rerouted:
             parsed.rejected.append(
@@ -270,11 +270,11 @@ def _step_rings(
 ) -> _Ringed:
     """Enter memberships and write the features of members."""
     ring_of = state.ring_of[inputs["user"]]
-    rows = np.flatnonzero(ring_of >= 0)
+    rows = positions(ring_of >= 0)
     ringed = _Ringed(rows, np.empty(rows.size, USER_RING), np.empty(rows.size, np.bool_))
     if not rows.size:
         return ringed
-    brought = np.flatnonzero(inputs["kind"][rows] == RING_MEMBERSHIP)
+    brought = positions(inputs["kind"][rows] == RING_MEMBERSHIP)
     membership_of = np.full(rows.size, -1)
     membership_of[brought] = np.arange(brought.size)
     documents: list[Any] = [parsed.documents[i] for i in parsed.rows[rows[brought]].tolist()]
@@ -311,7 +311,7 @@ def _tell_sightings(
         heads["announced_count"],
         news,
     )
-    told = np.flatnonzero(news.any(axis=1))
+    told = positions(news.any(axis=1))
     if told.size:
         facts = facts_of(stepped.features[told], parsed.scan.time[rows[told]])
         output.sightings, output.refused = sightings(parsed.texts, rows[told], news[told], facts)
@@ -342,7 +342,7 @@ def _forward(
 ) -> None:
     rows, found = parsed.rows, parsed.scan
     status, entries = stepped.status, stepped.entries
-    labels = np.flatnonzero((status == LABELLED) & (entries["kind"] != 0))
+    labels = positions((status == LABELLED) & (entries["kind"] != 0))
     if not (status == APPLIED).all():
         output.duplicates = int((status == DUPLICATE).sum())
         output.fenced = int((status == FENCED).sum())
@@ -359,7 +359,7 @@ def _forward(
             )
             for i, name in zip(conflicting.tolist(), ids, strict=True)
         )
-    applied = np.flatnonzero(status == APPLIED)
+    applied = positions(status == APPLIED)
     every, rows = rows, rows[applied]
     header = forward_header(rows.size)
     header["source"] = batch.partitions[rows]

@@ -78,7 +78,7 @@ class Parcel:
     Parameters
     ----------
     where : TopicPartition
-    data : bytearray
+    data : bytes-like
     settle : callable
         Called once, with the `Outcome`.
     """
@@ -86,7 +86,7 @@ class Parcel:
     __slots__ = ("data", "deadline", "settle", "where")
 
     def __init__(
-        self, where: TopicPartition, data: bytearray, settle: Callable[[Outcome], None]
+        self, where: TopicPartition, data: memoryview, settle: Callable[[Outcome], None]
     ) -> None:
         self.where = where
         self.data = data

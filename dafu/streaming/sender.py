@@ -26,11 +26,11 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from numpy.typing import NDArray
 
-from dafu.columns import I64, ByteColumn
+from dafu.columns import I64, ByteColumn, positions
 from dafu.errors import DafuError
 from dafu.partitioner import ABSENT, partitions_for
 from dafu.streaming.produce import Dispatcher, Outcome, Parcel
-from dafu.streaming.wire import BATCH_OVERHEAD, RECORD_OVERHEAD, EncodedBatch, encode
+from dafu.streaming.wire import BATCH_OVERHEAD, RECORD_OVERHEAD, EncodedBatch, encode_groups
 
 __all__ = ["BatchSender", "SendError", "Written"]
 
@@ -321,8 +321,17 @@ class BatchSender:
     def _start(self, job: _Job, count: int) -> None:
         """Pack a job into batches and line them up."""
         try:
-            groups = self._groups(job, count)
-            packed = [(partition, self._pack(job, chosen)) for partition, chosen in groups]
+            partitions, order, ends = self._groups(job, count)
+            packed = encode_groups(
+                job.keys,
+                job.values,
+                time.time_ns() // 1_000_000 if job.timestamps is None else job.timestamps,
+                job.headers,
+                order,
+                ends,
+                max_bytes=self._batch_size,
+                compression=self._compression,
+            )
         except SendError as exc:
             job.fail(exc)
             return
@@ -331,8 +340,8 @@ class BatchSender:
             error.__cause__ = exc
             job.fail(error)
             return
-        job.left = sum(len(batches) for _, batches in packed)
-        for partition, batches in packed:
+        job.left = sum(map(len, packed))
+        for partition, batches in zip(partitions, packed, strict=True):
             lane = self._lane(job.topic, partition)
             if lane.failure is not None:
                 job.fail(_consequence(lane.where, lane.failure))
@@ -367,11 +376,13 @@ class BatchSender:
         while lane.queue:
             lane.queue.popleft()[1].fail(_consequence(lane.where, error), consequence=True)
 
-    def _groups(self, job: _Job, count: int) -> list[tuple[int, I64 | None]]:
-        """Positions of the job's records by partition; None stands for all of them."""
+    def _groups(self, job: _Job, count: int) -> tuple[list[int], I64, I64]:
+        """The partitions that a job is for, its records' positions by partition, and where in them
+        those of each partition end."""
+        n = len(job.keys)
         if isinstance(job.partition, int):
             _check_partition(job.topic, job.partition, count)
-            return [(job.partition, None)]
+            return [job.partition], np.arange(n), np.array([n])
         partitions: NDArray[Any]
         if job.partition is not None:
             partitions = np.asarray(job.partition)
@@ -381,13 +392,9 @@ class BatchSender:
             partitions = job.key_hashes % count
         else:
             partitions = self._by_key(job.keys, count)
-        first = int(partitions[0])
-        if (partitions == first).all():
-            return [(first, None)]
-        order = np.argsort(partitions, kind="stable")
-        ends = np.cumsum(np.bincount(partitions, minlength=count)).tolist()
-        begins = [0, *ends[:-1]]
-        return [(p, order[a:b]) for p, (a, b) in enumerate(zip(begins, ends, strict=True)) if a < b]
+        sizes = np.bincount(partitions, minlength=count)
+        those = positions(sizes)
+        return those.tolist(), partitions.argsort(kind="stable"), sizes[those].cumsum()
 
     def _by_key(self, keys: ByteColumn, count: int) -> NDArray[np.int32]:
         partitions = partitions_for(keys, count)
@@ -396,24 +403,6 @@ class BatchSender:
             partitions[without] = self._turn % count
             self._turn += 1
         return partitions
-
-    def _pack(self, job: _Job, chosen: I64 | None) -> list[EncodedBatch]:
-        """Batches that hold the chosen records, in order."""
-        keys, values = job.keys, job.values
-        headers, timestamps = job.headers, job.timestamps
-        if chosen is not None:
-            keys, values = keys.take(chosen), values.take(chosen)
-            headers = None if headers is None else headers.take(chosen)
-            timestamps = None if timestamps is None else timestamps[chosen]
-        times = time.time_ns() // 1_000_000 if timestamps is None else timestamps
-        return encode(
-            keys,
-            values,
-            times,
-            headers,
-            max_bytes=self._batch_size,
-            compression=self._compression,
-        )
 
 
 def _consequence(where: TopicPartition, failure: SendError) -> SendError:

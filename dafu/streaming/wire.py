@@ -29,7 +29,7 @@ from dafu.streaming.wire_kernels import (
     all_inside,
     plan_batches,
     read_records,
-    write_records,
+    write_batches,
 )
 
 __all__ = [
@@ -41,15 +41,13 @@ __all__ = [
     "EncodedBatch",
     "decode",
     "encode",
+    "encode_groups",
 ]
 
 RECORD_OVERHEAD: Final = 5 + 1 + 10 + 5 + 5 + 5 + 1
 """Bytes of a record without key, value and header section, at most."""
 NO_TIMESTAMP: Final = -1
 """The timestamp of a record in format 0, which has none."""
-
-_NO_HEADERS: Final = b"\0"
-"""The header section of a record without headers: their number."""
 
 # Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first timestamp,
 # max timestamp, producer id, producer epoch, base sequence, record count.
@@ -282,7 +280,7 @@ def _modernized(batch: memoryview, *, check_crc: bool) -> memoryview:
 class EncodedBatch(Struct, frozen=True):
     """One record batch as the broker takes it, and how many records it holds."""
 
-    data: bytearray
+    data: memoryview
     count: int
 
 
@@ -317,9 +315,50 @@ def encode(
     CodecMissingError
         If there is no such compressor.
     """
-    n = len(keys)
+    everything = np.arange(len(keys)), np.array([len(keys)])
+    (batches,) = encode_groups(
+        keys,
+        values,
+        timestamps,
+        headers,
+        *everything,
+        max_bytes=max_bytes,
+        compression=compression,
+    )
+    return batches
+
+
+def encode_groups(
+    keys: ByteColumn,
+    values: ByteColumn,
+    timestamps: I64 | int,
+    headers: ByteColumn | None,
+    order: I64,
+    ends: I64,
+    *,
+    max_bytes: int,
+    compression: int = 0,
+) -> list[list[EncodedBatch]]:
+    """Write groups of records, those of one partition each, into record batches of their own.
+
+    Parameters
+    ----------
+    keys, values, timestamps, headers, max_bytes, compression
+        See `encode`, also for what it raises.
+    order : int64 [m]
+        Which records, those of the first group first.
+    ends : int64 [groups]
+        Where in `order` each group ends.
+
+    Returns
+    -------
+    list of list of EncodedBatch [groups]
+        They share a buffer.
+    """
+    n, m = len(keys), len(order)
     if headers is None:
-        headers = ByteColumn.repeated(_NO_HEADERS, n)
+        none = np.zeros(n, np.int64)
+        headers = ByteColumn(b"", none, none)
     # A copy, so that the kernels never meet an array that is read-only or not contiguous.
     one = isinstance(timestamps, int)
     times = np.full(n, timestamps, np.int64) if one else np.array(timestamps, np.int64)
@@ -330,53 +369,66 @@ def encode(
         )
     if not (_inside(keys) and _inside(values) and _inside(headers)):
         raise ValueError("a column points outside its buffer")
-    bodies, firsts, sizes = np.empty(n, np.int64), np.empty(n + 1, np.int64), np.empty(n, np.int64)
+    bodies, firsts, sizes = np.empty(m, np.int64), np.empty(m + 1, np.int64), np.empty(m, np.int64)
     lengths = (keys.lengths, values.lengths, headers.lengths)
-    count = plan_batches(*lengths, times, max_bytes, bodies, firsts, sizes)
-    batches = []
-    for first, end, size in zip(
-        firsts[:count].tolist(), firsts[1 : count + 1].tolist(), sizes[:count].tolist(), strict=True
+    count = plan_batches(order, ends, *lengths, times, max_bytes, bodies, firsts, sizes)
+    firsts, sizes = firsts[: count + 1], sizes[:count]
+    whole = bytearray(int(sizes.sum()))
+    latest = np.empty(count, np.int64)
+    write_batches(
+        np.frombuffer(whole, np.uint8),
+        firsts,
+        sizes,
+        order,
+        times,
+        bodies,
+        keys.buffer,
+        keys.starts,
+        keys.lengths,
+        values.buffer,
+        values.starts,
+        values.lengths,
+        headers.buffer,
+        headers.starts,
+        headers.lengths,
+        latest,
+    )
+    first_times = times[order[firsts[:-1]]]
+    begins, limits = firsts.tolist(), ends.tolist()
+    groups: list[list[EncodedBatch]] = [[] for _ in limits]
+    at = group = 0
+    for b, (size, first_time, last_time) in enumerate(
+        zip(sizes.tolist(), first_times.tolist(), latest.tolist(), strict=True)
     ):
-        data = bytearray(size)
-        latest = write_records(
-            np.frombuffer(data, np.uint8),
-            first,
-            end,
-            times,
-            bodies,
-            keys.buffer,
-            keys.starts,
-            keys.lengths,
-            values.buffer,
-            values.starts,
-            values.lengths,
-            headers.buffer,
-            headers.starts,
-            headers.lengths,
-        )
+        while begins[b] >= limits[group]:
+            group += 1
+        data = memoryview(whole)[at : at + size]
+        at += size
         attributes = 0
         if compression:
             packed = _compressed(compression, data)
             if len(packed) < size - BATCH_OVERHEAD:
-                data, attributes = data[:BATCH_OVERHEAD] + packed, compression
-        _finish(data, attributes, end - first, int(times[first]), latest)
-        batches.append(EncodedBatch(data, end - first))
-    return batches
+                data = memoryview(bytearray(data[:BATCH_OVERHEAD]) + packed)
+                attributes = compression
+        records = begins[b + 1] - begins[b]
+        _finish(data, attributes, records, first_time, last_time)
+        groups[group].append(EncodedBatch(data, records))
+    return groups
 
 
-def _compressed(number: int, data: bytearray) -> bytes:
+def _compressed(number: int, data: memoryview) -> bytes:
     name, there, compress, _ = _codec(number)
     if not there():
         raise CodecMissingError(f"nothing is installed here to compress with {name}: cramjam does")
-    return compress(bytes(memoryview(data)[BATCH_OVERHEAD:]))
+    return compress(bytes(data[BATCH_OVERHEAD:]))
 
 
-def _finish(data: bytearray, attributes: int, count: int, first_time: int, latest: int) -> None:
+def _finish(data: memoryview, attributes: int, count: int, first_time: int, latest: int) -> None:
     """Write the header. Base offset and leader epoch are the broker's to fill in."""
     length = len(data) - _LENGTH_FROM
     fields = (0, length, -1, _MAGIC, 0, attributes, count - 1, first_time, latest, -1, -1, 0, count)
     _HEADER.pack_into(data, 0, *fields)
-    _CRC.pack_into(data, _CRC_AT, _checksum(memoryview(data)[_CRC_FROM:]))
+    _CRC.pack_into(data, _CRC_AT, _checksum(data[_CRC_FROM:]))
 
 
 def _inside(column: ByteColumn) -> bool:

@@ -158,6 +158,8 @@ def _bytes_size(length: int) -> int:
 
 @kernel
 def plan_batches(
+    order: I64,
+    ends: I64,
     keys: I64,
     values: I64,
     headers: I64,
@@ -167,30 +169,37 @@ def plan_batches(
     firsts: I64,
     sizes: I64,
 ) -> int:
-    """Cut records of these lengths into batches.
+    """Cut groups of records of these lengths into batches.
 
-    Fills `bodies` (bytes of each record without its length), and of each batch the first record
-    and the bytes; `firsts` ends with the number of records. Returns the number of batches.
+    `order` names the records of all groups, one group after the other; `ends` says where in it each
+    of them ends. Fills, by places in `order`, `bodies` (bytes of each record without its length),
+    and of each batch the first record and the bytes; `firsts` ends with the number of records.
+    Returns the number of batches.
     """
     count = 0
-    first = 0
-    size = 0
-    for i in range(keys.size):
-        fixed = 1 + _bytes_size(keys[i]) + _bytes_size(values[i]) + max(headers[i], 1)
-        body = fixed + _varint_size(i - first) + _varint_size(timestamps[i] - timestamps[first])
-        total = body + _varint_size(body)
-        if i == 0 or size + total > limit:
-            # A batch of its own to begin with: both deltas are 0, a byte each.
-            body = fixed + 2
+    begin = 0
+    for end in ends:
+        first = begin
+        size = 0
+        for i in range(begin, end):
+            r = order[i]
+            fixed = 1 + _bytes_size(keys[r]) + _bytes_size(values[r]) + max(headers[r], 1)
+            delta = timestamps[r] - timestamps[order[first]]
+            body = fixed + _varint_size(i - first) + _varint_size(delta)
             total = body + _varint_size(body)
-            first = i
-            firsts[count] = i
-            count += 1
-            size = BATCH_OVERHEAD
-        bodies[i] = body
-        size += total
-        sizes[count - 1] = size
-    firsts[count] = keys.size
+            if i == begin or size + total > limit:
+                # A batch of its own to begin with: both deltas are 0, a byte each.
+                body = fixed + 2
+                total = body + _varint_size(body)
+                first = i
+                firsts[count] = i
+                count += 1
+                size = BATCH_OVERHEAD
+            bodies[i] = body
+            size += total
+            sizes[count - 1] = size
+        begin = end
+    firsts[count] = order.size
     return count
 
 
@@ -201,10 +210,11 @@ def _write_bytes(out: U8, at: int, buffer: U8, start: int, length: int) -> int:
 
 
 @kernel
-def write_records(
+def write_batches(
     out: U8,
-    first: int,
-    end: int,
+    firsts: I64,
+    sizes: I64,
+    order: I64,
     timestamps: I64,
     bodies: I64,
     keys: U8,
@@ -216,23 +226,30 @@ def write_records(
     headers: U8,
     header_starts: I64,
     header_lengths: I64,
-) -> int:
-    """Write records first..end-1 behind the place of the batch header; their latest timestamp."""
-    at = BATCH_OVERHEAD
-    latest: int = timestamps[first]
-    for i in range(first, end):
-        latest = max(latest, timestamps[i])
-        at = _write_varint(out, at, bodies[i])
-        out[at] = 0
-        at = _write_varint(out, at + 1, timestamps[i] - timestamps[first])
-        at = _write_varint(out, at, i - first)
-        at = _write_varint(out, at, max(key_lengths[i], -1))
-        at = _write_bytes(out, at, keys, key_starts[i], key_lengths[i])
-        at = _write_varint(out, at, max(value_lengths[i], -1))
-        at = _write_bytes(out, at, values, value_starts[i], value_lengths[i])
-        if header_lengths[i] > 0:
-            at = _write_bytes(out, at, headers, header_starts[i], header_lengths[i])
-        else:
+    latest: I64,
+) -> None:
+    """Write the records of batches that `plan_batches` has planned, each batch behind the place of
+    its header; `latest` gets the latest timestamp of each."""
+    begin = 0
+    for b in range(len(sizes)):
+        at = begin + BATCH_OVERHEAD
+        first = firsts[b]
+        first_time = timestamps[order[first]]
+        latest[b] = first_time
+        for i in range(first, firsts[b + 1]):
+            r = order[i]
+            latest[b] = max(latest[b], timestamps[r])
+            at = _write_varint(out, at, bodies[i])
             out[at] = 0
-            at += 1
-    return latest
+            at = _write_varint(out, at + 1, timestamps[r] - first_time)
+            at = _write_varint(out, at, i - first)
+            at = _write_varint(out, at, max(key_lengths[r], -1))
+            at = _write_bytes(out, at, keys, key_starts[r], key_lengths[r])
+            at = _write_varint(out, at, max(value_lengths[r], -1))
+            at = _write_bytes(out, at, values, value_starts[r], value_lengths[r])
+            if header_lengths[r] > 0:
+                at = _write_bytes(out, at, headers, header_starts[r], header_lengths[r])
+            else:
+                out[at] = 0
+                at += 1
+        begin += sizes[b]

@@ -50,6 +50,24 @@ def first_unsound(heads: Any, chunk: int, retained: int) -> int:
 
 
 @kernel
+def mark_repeats(sources: I64, offsets: I64, marks: I64, repeated: Any) -> None:
+    """Tell which records are at or below the mark of their source, and move the marks past them.
+
+    Parameters
+    ----------
+    sources, offsets : int64 [n]
+        In log order.
+    marks : int64 [sources]
+    repeated : bool [n]
+        Filled.
+    """
+    for i in range(len(sources)):
+        source = sources[i]
+        repeated[i] = offsets[i] <= marks[source]
+        marks[source] = max(marks[source], offsets[i])
+
+
+@kernel
 def _fill(
     closed: U8,
     closed_bytes: I64,

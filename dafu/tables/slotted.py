@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dafu.columns import positions
 from dafu.features.state import new_archive, new_labels, new_ring
 from dafu.tables.migrations import Slotted
 from dafu.tables.packing import SlottedRows
@@ -60,7 +61,7 @@ def _sound_rings(rings: np.ndarray) -> NDArray[np.bool_]:
     for name in ("size", "blocked", "frauds", "sharers"):
         sound &= (rings[name] >= 0) & (rings[name] < _MOST)
     for name in ("id", "shared"):
-        for i in np.flatnonzero((rings[name] > 0x7F).any(axis=1)).tolist():
+        for i in positions((rings[name] > 0x7F).any(axis=1)).tolist():
             try:
                 rings[name][i].tobytes().decode()
             except UnicodeDecodeError:

@@ -32,7 +32,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from dafu.columns import ByteColumn, prefixes
+from dafu.columns import ByteColumn, positions, prefixes
 from dafu.features.state import (
     RETAINED_MAX,
     SCHEMA_VERSION,
@@ -41,7 +41,7 @@ from dafu.features.state import (
 )
 from dafu.tables.changes import Change, Changes
 from dafu.tables.migrations import MIGRATIONS, StateError, damaged, present_marks
-from dafu.tables.packing import fill_events, first_unsound, pack_changes
+from dafu.tables.packing import fill_events, first_unsound, mark_repeats, pack_changes
 from dafu.tables.slotted import (
     ARCHIVES,
     LABEL_RECORDS,
@@ -153,7 +153,7 @@ class WorkingSet:
         self._load_heads()
         self._load_events(arrivals)
         many = self._old_next - self._old_first + arrivals > RETAINED_MAX
-        archives = self._load_slotted(ARCHIVES, np.flatnonzero(many))
+        archives = self._load_slotted(ARCHIVES, positions(many))
         labels = self._load_slotted(LABEL_RECORDS, labelled)
         rings = self._load_slotted(RINGS, enrolled)
         self.archives, self.archive_of = archives.rows, archives.row_of
@@ -179,7 +179,7 @@ class WorkingSet:
         self._as_stored = values
         values = self._migrations.heads(self.entities, values)
         self._stored = ByteColumn.of([blank if v is None else v for v in values])
-        short = np.flatnonzero(self._stored.lengths < size)
+        short = positions(self._stored.lengths < size)
         if short.size:
             raise self._damaged(HEAD + self.entities[short[0]])
         packed = prefixes(self._stored, size)
@@ -209,13 +209,13 @@ class WorkingSet:
         head_size = self.layout.head.itemsize
         self._memory_bytes = np.ascontiguousarray(self.heads["memory"])
         tails = self._stored.lengths - head_size - self._memory_bytes
-        wrong = np.flatnonzero(tails != size * (self._old_next % chunk))
+        wrong = positions(tails != size * (self._old_next % chunk))
         if wrong.size:
             raise self._damaged(HEAD + self.entities[wrong[0]])
         firsts = self._old_first // chunk
         closed = self._old_next // chunk - firsts
         joined = b""
-        owners = np.flatnonzero(closed > 0)
+        owners = positions(closed > 0)
         if owners.size:
             keys = [
                 CHUNK + number.to_bytes(8, "big") + self.entities[e]
@@ -247,14 +247,14 @@ class WorkingSet:
         if dtype is None:
             return SlottedRecords(kind, len(self.entities), None, np.empty(0, np.int64))
         has = self.heads[kind.has] == 1
-        wrong = np.flatnonzero((self.heads[kind.has] | self.heads[kind.slot]) & ~1)
+        wrong = positions((self.heads[kind.has] | self.heads[kind.slot]) & ~1)
         if wrong.size:
             raise self._damaged(HEAD + self.entities[wrong[0]])
         needs = has.copy()
         if more is not None:
             needs[more] = True
-        out = SlottedRecords(kind, len(self.entities), dtype, np.flatnonzero(needs))
-        stored = np.flatnonzero(has)
+        out = SlottedRecords(kind, len(self.entities), dtype, positions(needs))
+        stored = positions(has)
         if stored.size:
             slots = self.heads[kind.slot][stored].tolist()
             keys = [
@@ -263,7 +263,7 @@ class WorkingSet:
             ]
             values = self._migrations.slotted(kind.part, keys, self._get(keys, stored))
             found = np.frombuffer(b"".join(v or b"" for v in values), dtype)
-            unsound = np.flatnonzero(~kind.sound(found))
+            unsound = positions(~kind.sound(found))
             if unsound.size:
                 raise self._damaged(keys[unsound[0]])
             out.rows[out.row_of[stored]] = found
@@ -291,7 +291,7 @@ class WorkingSet:
         stored = self._stored.elsewhere(
             self._stored.starts + self._stored.lengths - self._memory_bytes, self._memory_bytes
         )
-        alike = np.flatnonzero(self._memory_bytes == sum(sizes))
+        alike = positions(self._memory_bytes == sum(sizes))
         if alike.size and sizes:
             self._memory[alike] = prefixes(stored.take(alike), sum(sizes)).reshape(-1, sum(sizes))
         # Where the blocks are others, as after a change of models, each entity is looked at.
@@ -300,7 +300,7 @@ class WorkingSet:
         found = self._memory.view(np.int64).reshape(n, -1) if sizes else names
         other = (found[:, at] != names[:, at]).any(axis=1) if sizes else np.zeros(n, bool)
         other |= (self._memory_bytes != sum(sizes)) & (self._memory_bytes > 0)
-        for e in np.flatnonzero(other).tolist():
+        for e in positions(other).tolist():
             self._memory[e] = blank[e]
             for model, numbers in self._stored_memories(e, stored[e] or b""):
                 for m, block in zip(memories, blocks, strict=True):
@@ -332,7 +332,7 @@ class WorkingSet:
         heads = self.heads.copy()
         words = (len(heads), heads.itemsize // 8)
         differs = heads.view(np.int64).reshape(words) != self._before.view(np.int64).reshape(words)
-        changed = np.flatnonzero(differs.any(axis=1))
+        changed = positions(differs.any(axis=1))
         heads["chunks_from"][changed] = self._old_first[changed] // self.layout.chunk
         slotted = [each.to_write(heads) for each in self._slotted]
         packed, ends = pack_changes(
@@ -432,16 +432,13 @@ class SourceMarks:
         -------
         bool [n]
         """
-        repeated = np.zeros(len(sources), dtype=bool)
         highest = int(sources.max(initial=-1))
         if highest >= len(self.marks):
             grown = np.full(highest + 1, -1, dtype=np.int64)
             grown[: len(self.marks)] = self.marks
             self.marks = grown
-        for source in np.unique(sources):
-            where = np.flatnonzero(sources == source)
-            own = offsets[where]
-            reached = np.maximum.accumulate(np.concatenate(([self.marks[source]], own)))
-            repeated[where] = own <= reached[:-1]
-            self.marks[source] = reached[-1]
+        repeated = np.empty(len(sources), np.bool_)
+        mark_repeats(
+            np.ascontiguousarray(sources), np.ascontiguousarray(offsets), self.marks, repeated
+        )
         return repeated

@@ -33,6 +33,8 @@ class Sender:
         assert topic not in self.sent
         self.sent[topic] = keys.tolist(), values.tolist()
 
+    post = send
+
 
 def topic(name: str) -> Any:
     return SimpleNamespace(get_topic_name=lambda: f"t.{name}")

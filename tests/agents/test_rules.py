@@ -68,6 +68,8 @@ class Sender:
             origins = [read_headers(head) for head in headers]
             self.letters += [(o.reason, o.offset) for o in origins if o is not None]
 
+    post = send
+
 
 class Table:
     """The table's interface over records in memory."""

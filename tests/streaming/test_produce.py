@@ -119,7 +119,7 @@ async def settled(cluster: Cluster, *where: TopicPartition) -> list[Outcome]:
     loop = asyncio.get_running_loop()
     outcomes: list[asyncio.Future[Outcome]] = [loop.create_future() for _ in where]
     for place, outcome in zip(where, outcomes, strict=True):
-        data = bytearray(f"{place.topic}{place.partition}".encode())
+        data = memoryview(f"{place.topic}{place.partition}".encode())
         dispatcher.put(Parcel(place, data, outcome.set_result))
     async with asyncio.timeout(10):
         return [await outcome for outcome in outcomes]
@@ -206,7 +206,7 @@ async def test_whoever_ends_the_loop_leaves_nothing_unsettled() -> None:
     dispatcher = Dispatcher(cluster.producer)
     outcomes: list[Outcome] = []
     for partition in range(2):
-        dispatcher.put(Parcel(tp(partition), bytearray(), outcomes.append))
+        dispatcher.put(Parcel(tp(partition), memoryview(b""), outcomes.append))
     await asyncio.sleep(BACKOFF / 2)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()

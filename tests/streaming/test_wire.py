@@ -31,8 +31,9 @@ from dafu.streaming.wire import (
     EncodedBatch,
     decode,
     encode,
+    encode_groups,
 )
-from dafu.streaming.wire_kernels import all_inside, plan_batches, read_records, write_records
+from dafu.streaming.wire_kernels import all_inside, plan_batches, read_records, write_batches
 
 Plain = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 Described = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]], int]
@@ -370,6 +371,30 @@ def test_arbitrary_bytes_give_an_error_or_nothing_outside_of_them(
     assert_inside(found)
 
 
+@settings(deadline=None)
+@given(data=st.data(), records=described, max_bytes=st.integers(100, 2000))
+@pytest.mark.parametrize("compression", [0, GZIP])
+def test_groups_are_encoded_as_each_would_be_alone(
+    data: st.DataObject, records: list[Described], max_bytes: int, compression: int
+) -> None:
+    drawn = data.draw(st.lists(st.integers(0, 3), min_size=len(records), max_size=len(records)))
+    groups = [[i for i, group in enumerate(drawn) if group == g] for g in sorted(set(drawn))]
+    found = encode_groups(
+        ByteColumn.of([key for key, _, _, _ in records]),
+        ByteColumn.of([value for _, value, _, _ in records]),
+        np.array([time for _, _, _, time in records], np.int64),
+        ByteColumn.of([encode_headers(h) if h else None for _, _, h, _ in records]),
+        np.array([i for group in groups for i in group], np.int64),
+        np.cumsum([len(group) for group in groups], dtype=np.int64),
+        max_bytes=max_bytes,
+        compression=compression,
+    )
+    alone = [encoded([records[i] for i in group], max_bytes, compression) for group in groups]
+    assert [[(bytes(b.data), b.count) for b in batches] for batches in found] == [
+        [(bytes(b.data), b.count) for b in batches] for batches in alone
+    ]
+
+
 def test_kernels_are_compiled_once() -> None:
     """Columns from anywhere are of one array type: nothing is compiled in the middle of traffic."""
     owned = ByteColumn.of([b"a", None])
@@ -382,6 +407,6 @@ def test_kernels_are_compiled_once() -> None:
         for times in (NOW, stamps[::2], fetched.timestamps):
             encode(keys, fetched.values, times, fetched.headers, max_bytes=1000)
         partitions_for(keys, 3)
-    kernels: tuple[Any, ...] = (read_records, plan_batches, write_records, all_inside)
+    kernels: tuple[Any, ...] = (read_records, plan_batches, write_batches, all_inside)
     assert [len(kernel.signatures) for kernel in kernels] == [1, 1, 1, 1]
     assert len(cast(Any, _murmur2).signatures) == 1

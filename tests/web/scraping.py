@@ -63,6 +63,8 @@ class Memory:
         for key, value, header in zip(keys.tolist(), values.tolist(), own, strict=True):
             self.put(topic, key, value, NOW - 20, decode_headers(header or b"") if header else [])
 
+    post = send
+
     def put(
         self, topic: str, key: bytes | None, value: bytes | None, timestamp: int, headers: Any = ()
     ) -> None:
