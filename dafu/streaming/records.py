@@ -97,6 +97,18 @@ class RecordBatch:
             self.headers.part(first, end),
         )
 
+    def take(self, mask: NDArray[np.bool_]) -> RecordBatch:
+        """The records where a mask is true; likewise."""
+        return RecordBatch(
+            self.topic,
+            self.partition,
+            self.offsets[mask],
+            self.timestamps[mask],
+            self.keys.take(mask),
+            self.values.take(mask),
+            self.headers.take(mask),
+        )
+
     def __len__(self) -> int:
         return len(self.offsets)
 

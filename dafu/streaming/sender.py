@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -30,9 +30,12 @@ from dafu.columns import I64, ByteColumn, positions
 from dafu.errors import DafuError
 from dafu.partitioner import ABSENT, partitions_for
 from dafu.streaming.produce import Dispatcher, Outcome, Parcel
+from dafu.streaming.records import RecordBatch
 from dafu.streaming.wire import BATCH_OVERHEAD, RECORD_OVERHEAD, EncodedBatch, encode_groups
 
 __all__ = ["BatchSender", "SendError", "Written"]
+
+Listener = Callable[[RecordBatch], None]
 
 _OVERHEAD: Final = BATCH_OVERHEAD + RECORD_OVERHEAD
 """Bytes of a batch of one record without key, value and headers, at most."""
@@ -72,7 +75,9 @@ class _Job:
         "keys",
         "left",
         "offsets",
+        "order",
         "partition",
+        "sent_at",
         "timestamps",
         "topic",
         "values",
@@ -96,6 +101,8 @@ class _Job:
         self.key_hashes = key_hashes
         self.headers = headers
         self.timestamps = timestamps
+        self.sent_at = time.time_ns() // 1_000_000
+        self.order: I64 | None = None  # set if somebody listens
         self.left = 0  # batches without acknowledgement
         self.offsets: dict[int, Written] = {}
         loop = asyncio.get_running_loop()
@@ -109,12 +116,37 @@ class _Job:
         if self.left == 0 and not self.done.done():
             self.done.set_result(self.offsets)
 
+    def written(self, lane: _Lane, item: _Item, offset: int) -> RecordBatch | None:
+        """The records of one of its batches as they are in the log, if somebody listens."""
+        if self.order is None:
+            return None
+        rows = self.order[item.begin : item.begin + item.batch.count]
+        n = len(rows)
+        headers = self.headers
+        return RecordBatch(
+            lane.where.topic,
+            lane.where.partition,
+            np.arange(offset, offset + n),
+            np.full(n, self.sent_at) if self.timestamps is None else self.timestamps[rows],
+            self.keys.take(rows),
+            self.values.take(rows),
+            ByteColumn.repeated(b"\0", n) if headers is None else headers.take(rows),
+        )
+
     def fail(self, error: SendError, *, consequence: bool = False) -> None:
         """It will not be delivered; a consequence of another job's failure is not logged twice."""
         if not self.done.done():
             self.done.set_exception(error)
             if consequence:
                 self.done.exception()
+
+
+class _Item(NamedTuple):
+    """A batch of a job, and where in the job's order its records begin."""
+
+    batch: EncodedBatch
+    job: _Job
+    begin: int
 
 
 class _Lane:
@@ -127,7 +159,7 @@ class _Lane:
 
     def __init__(self, where: TopicPartition) -> None:
         self.where = where
-        self.queue: deque[tuple[EncodedBatch, _Job]] = deque()
+        self.queue: deque[_Item] = deque()
         self.failure: SendError | None = None
 
 
@@ -158,6 +190,7 @@ class BatchSender:
         self._compression: int = accumulator._compression_type
         self._largest: int = producer._max_request_size
         self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._listeners: dict[str, Listener] = {}
         # Jobs for topics whose partition count is not known yet, oldest first.
         self._waiting: dict[str, deque[_Job]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -215,6 +248,17 @@ class BatchSender:
             headers=headers,
             timestamps=timestamps,
         )
+
+    def listen(self, topic: str, listener: Listener | None) -> None:
+        """Have somebody told what this sender writes to a topic, once it is acknowledged.
+
+        He hears, a batch at a time and in the order of each partition, what a consumer will read
+        there later, and nothing of what others write. None ends it; there is one for a topic.
+        """
+        if listener is None:
+            self._listeners.pop(topic, None)
+        else:
+            self._listeners[topic] = listener
 
     async def partition_count(self, topic: str) -> int:
         """How many partitions a topic has, which must exist.
@@ -325,7 +369,7 @@ class BatchSender:
             packed = encode_groups(
                 job.keys,
                 job.values,
-                time.time_ns() // 1_000_000 if job.timestamps is None else job.timestamps,
+                job.sent_at if job.timestamps is None else job.timestamps,
                 job.headers,
                 order,
                 ends,
@@ -341,14 +385,19 @@ class BatchSender:
             job.fail(error)
             return
         job.left = sum(map(len, packed))
+        if job.topic in self._listeners:
+            job.order = order
+        begin = 0
         for partition, batches in zip(partitions, packed, strict=True):
             lane = self._lane(job.topic, partition)
+            idle = not lane.queue
+            for batch in batches:
+                if lane.failure is None:
+                    lane.queue.append(_Item(batch, job, begin))
+                begin += batch.count
             if lane.failure is not None:
                 job.fail(_consequence(lane.where, lane.failure))
-                continue
-            idle = not lane.queue
-            lane.queue.extend((batch, job) for batch in batches)
-            if idle:
+            elif idle:
                 self._dispatch(lane)
 
     def _lane(self, topic: str, partition: int) -> _Lane:
@@ -359,14 +408,20 @@ class BatchSender:
 
     def _dispatch(self, lane: _Lane) -> None:
         """Send the first of a lane's batches."""
-        batch, _ = lane.queue[0]
-        self._dispatcher.put(Parcel(lane.where, batch.data, partial(self._settled, lane)))
+        data = lane.queue[0].batch.data
+        self._dispatcher.put(Parcel(lane.where, data, partial(self._settled, lane)))
 
     def _settled(self, lane: _Lane, outcome: Outcome) -> None:
         """Go on with the next batch of a lane, or close it."""
-        batch, job = lane.queue.popleft()
+        item = lane.queue.popleft()
+        job = item.job
         if isinstance(outcome, int):
-            job.acknowledge(lane.where.partition, Written(outcome, outcome + batch.count - 1))
+            if (written := job.written(lane, item, outcome)) is not None:
+                listener = self._listeners.get(lane.where.topic)
+                if listener is not None:
+                    asyncio.get_running_loop().call_soon(listener, written)
+            last = outcome + item.batch.count - 1
+            job.acknowledge(lane.where.partition, Written(outcome, last))
             if lane.queue:
                 self._dispatch(lane)
             return
@@ -374,7 +429,7 @@ class BatchSender:
         error.__cause__ = outcome
         job.fail(error)
         while lane.queue:
-            lane.queue.popleft()[1].fail(_consequence(lane.where, error), consequence=True)
+            lane.queue.popleft().job.fail(_consequence(lane.where, error), consequence=True)
 
     def _groups(self, job: _Job, count: int) -> tuple[list[int], I64, I64]:
         """The partitions that a job is for, its records' positions by partition, and where in them

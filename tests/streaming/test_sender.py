@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 
 from dafu.columns import ByteColumn
-from dafu.streaming.records import encode_headers
+from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender, SendError, Written
 
 pytestmark = pytest.mark.broker
@@ -208,6 +208,37 @@ async def test_single_records_of_the_same_producer_go_between(
     await asyncio.gather(single, *posted)
     (found,) = await read(bootstrap, topic)
     assert sorted(r.value for r in found) == [b"batch"] * 3 + [b"single"]
+
+
+async def test_a_listener_hears_what_a_consumer_reads(
+    bootstrap: str, unique: Unique, sender: BatchSender
+) -> None:
+    topic = await create(bootstrap, unique("t"), 3)
+    heard: list[RecordBatch] = []
+    sender.listen(topic, heard.append)
+    keys = [b"%d" % (i % 17) for i in range(400)]
+    values = [b"%06d" % i + b"x" * (i % 90) for i in range(400)]
+    headers = [encode_headers([("n", b"%d" % i)]) if i % 3 else None for i in range(400)]
+    await sender.send(topic, of(keys), of(values), headers=of(headers))
+    await sender.send(topic, of([b"k"]), of([None]), timestamps=np.array([7]))
+    await asyncio.sleep(0)
+    found = await read(bootstrap, topic, 3)
+    for partition, records in enumerate(found):
+        own = [batch for batch in heard if batch.partition == partition]
+        assert len(own) > 1, "several batches"
+        told = RecordBatch.joined(own)
+        there = RecordBatch.of(topic, partition, records)
+        assert told.offsets.tolist() == there.offsets.tolist()
+        assert told.timestamps.tolist() == there.timestamps.tolist()
+        assert (told.keys, told.values) == (there.keys, there.values)
+        assert [told.headers_of(i) for i in range(len(told))] == [
+            there.headers_of(i) for i in range(len(there))
+        ]
+    sender.listen(topic, None)
+    count = len(heard)
+    await sender.send(topic, of([b"k"]), of([b"unheard"]))
+    await asyncio.sleep(0)
+    assert len(heard) == count
 
 
 async def test_an_idempotent_producer_is_refused(bootstrap: str) -> None:

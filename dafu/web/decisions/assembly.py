@@ -41,7 +41,7 @@ class Decisions:
         self._settings = settings
         self._reporter = reporter
         self._audit = audit
-        self.feed = DecisionFeed(settings)
+        self.feed = DecisionFeed(settings, app.batch_sender)
         self.publisher = Publisher(app.batch_sender)
         url = settings.web.redis_url
         self._shared = None if url is None else SharedDecisions(url, settings.app_id)

@@ -2,7 +2,9 @@
 
 It follows the topics `decisions` and `dead-letters` from the first moment somebody asks, with a
 consumer of its own and without a group, and stops when nobody has asked for long. Whoever publishes
-a transaction waits here for what becomes of it; pages and streams look on.
+a transaction waits here for what becomes of it; pages and streams look on. While somebody waits,
+what this worker itself writes is taken as soon as the broker has acknowledged it, and left out
+when it comes back with the log.
 
 For use from one event loop only.
 """
@@ -18,12 +20,14 @@ from typing import Any, Final, Self
 import numpy as np
 from msgspec import Struct
 
+from dafu.agents.shell import WORKER_NAME
 from dafu.errors import DafuError
 from dafu.hashing import hash64
 from dafu.settings import Settings
 from dafu.streaming.dead_letters import Origin, read_headers
 from dafu.streaming.following import Follower
 from dafu.streaming.records import RecordBatch, decode_headers
+from dafu.streaming.sender import BatchSender
 from dafu.web.decisions.memory import DecisionMemory, Made, begin_of, hashes_of, made_in
 
 __all__ = ["DeadLetter", "DecisionFeed", "FeedStoppedError", "RejectedError", "Subscription"]
@@ -41,6 +45,12 @@ IDLE_SECONDS: Final = 600.0
 
 HURRIED_SECONDS: Final = 10.0
 """For so long after the last wait the next decision is hurried for."""
+
+OWN_RUN: Final = 100
+"""After so many decisions of this worker, and of no other, those of others are not hurried for."""
+
+MOST_HEARD: Final = 10_000
+"""Batches that the log may be behind; what is written beyond that waits for the log."""
 
 QUEUE: Final = 2_000
 """Decisions that a subscriber may be behind."""
@@ -151,10 +161,19 @@ class DecisionFeed:
     Parameters
     ----------
     settings : Settings
+    sender : callable or None
+        Gives the worker's sender once the producer has started.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sender: Callable[[], BatchSender] | None = None) -> None:
         self._settings = settings
+        self._sender = sender
+        self._listening = False
+        # By topic and partition: where the log is read on, and what was heard of beyond that,
+        # as first and last offsets.
+        self._read: dict[tuple[str, int], int] = {}
+        self._heard: defaultdict[tuple[str, int], deque[tuple[int, int]]] = defaultdict(deque)
+        self._own_run = 0
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._asked = 0.0
@@ -237,20 +256,35 @@ class DecisionFeed:
 
     def _pace(self) -> None:
         now = asyncio.get_running_loop().time()
-        self._hurrying = bool(self._waiting) or now - self._waited < HURRIED_SECONDS
+        waited = bool(self._waiting) or now - self._waited < HURRIED_SECONDS
+        self._hurrying = waited and self._own_run < OWN_RUN
         self._follower.hurry(self._hurrying)
 
     def _forget(self) -> None:
         self._task = None
         self._ready = asyncio.Event()
+        self._listen(False)
+        self._read.clear()
+        self._heard.clear()
         self._memory = DecisionMemory()
         self._letters.clear()
         self._since = 0
         self._follower = self._new_follower()
 
+    def _listen(self, on: bool) -> None:
+        """Hear of what this worker writes, or not any longer."""
+        if self._sender is None or on == self._listening:
+            return
+        topics = self._settings.topics
+        for topic in (topics.decisions, topics.dead_letters):
+            self._sender().listen(topic, self._overhear if on else None)
+        self._listening = on
+
     # --- what comes in
 
     def _begin(self, batches: Sequence[RecordBatch]) -> None:
+        for batch in batches:
+            self._read[batch.topic, batch.partition] = int(batch.offsets[-1]) + 1
         decisions = [b for b in batches if b.topic == self._settings.topics.decisions]
         self._read_letters(b for b in batches if b.topic != self._settings.topics.decisions)
         self._letters = deque(sorted(self._letters, key=lambda x: x.timestamp), DEAD_LETTERS)
@@ -262,7 +296,40 @@ class DecisionFeed:
             self._remember([made[i] for i in order.tolist()], hashes[order])
         self._ready.set()
 
+    def _overhear(self, batch: RecordBatch) -> None:
+        """This worker has written something."""
+        place = batch.topic, batch.partition
+        first, heard = int(batch.offsets[0]), self._heard[place]
+        if not self.ready or first < self._read.get(place, 0) or len(heard) >= MOST_HEARD:
+            return
+        heard.append((first, int(batch.offsets[-1])))
+        self._own_run += len(batch)
+        self._enter(batch)
+
     def _take(self, batch: RecordBatch) -> None:
+        """Somebody, perhaps this worker, has written something."""
+        place = batch.topic, batch.partition
+        heard = self._heard[place]
+        if batch.offsets[0] < self._read.get(place, 0):
+            heard.clear()  # another log
+        self._read[place] = end = int(batch.offsets[-1]) + 1
+        news = np.ones(len(batch), np.bool_)
+        while heard and heard[0][0] < end:
+            first, last = heard[0]
+            news &= (batch.offsets < first) | (batch.offsets > last)
+            if last >= end:
+                break
+            heard.popleft()
+        if not news.any():
+            return
+        batch = batch if news.all() else batch.take(news)
+        if batch.topic == self._settings.topics.decisions and not _all_ours(batch):
+            self._own_run = 0
+            if not self._hurrying:
+                self._pace()
+        self._enter(batch)
+
+    def _enter(self, batch: RecordBatch) -> None:
         if batch.topic != self._settings.topics.decisions:
             self._read_letters([batch])
             return
@@ -320,6 +387,7 @@ class DecisionFeed:
         self._asked = self._waited = loop.time()
         if not self._hurrying:
             self._pace()
+        self._listen(True)
         return future
 
     def _stop_waiting(self, key: int, begin: bytes, future: asyncio.Future[Made]) -> None:
@@ -414,6 +482,11 @@ class DecisionFeed:
         """Who waits and who looks on, for metrics."""
         waiting = sum(len(f) for by in self._waiting.values() for f in by.values())
         return {"waiting": waiting, "subscribers": len(self._subscribers)}
+
+
+def _all_ours(decisions: RecordBatch) -> bool:
+    """Whether this process made all of them."""
+    return all(WORKER_NAME in section for section in decisions.headers.present())
 
 
 def _known_since(made: Iterable[Made]) -> int:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from dafu.agents.shell import WORKER, WORKER_NAME
 from dafu.columns import ByteColumn
 from dafu.schema import encode_decision
 from dafu.settings import Settings, Topics
 from dafu.streaming import dead_letters
-from dafu.streaming.records import encode_headers
+from dafu.streaming.records import RecordBatch, encode_headers
 from dafu.streaming.sender import BatchSender
 from dafu.web.decisions import feed as feed_module
 from dafu.web.decisions.feed import DecisionFeed, RejectedError
@@ -42,11 +47,15 @@ class Log:
         await self.producer.start()
         self.sender = BatchSender(self.producer)
 
-    async def decide(self, *pairs: tuple[str, str]) -> None:
-        await self.sender.send(
+    async def decide(
+        self, *pairs: tuple[str, str], by: BatchSender | None = None, worker: bytes = WORKER_NAME
+    ) -> None:
+        headers = encode_headers([(WORKER, worker)])
+        await (by or self.sender).send(
             self.settings.topics.decisions,
             ByteColumn.of([user.encode() for user, _ in pairs]),
             ByteColumn.of([encode_decision(decision(*pair)) for pair in pairs]),
+            headers=ByteColumn.repeated(headers, len(pairs)),
         )
 
     async def set_aside(self, offset: int) -> None:
@@ -65,6 +74,14 @@ async def log(bootstrap: str, unique: Callable[[str], str]) -> AsyncIterator[Log
     await log.create()
     yield log
     await log.producer.stop()
+
+
+@pytest.fixture
+async def own(log: Log) -> AsyncIterator[DecisionFeed]:
+    """The feed of the worker that writes the log."""
+    feed = DecisionFeed(log.settings, lambda: log.sender)
+    yield feed
+    await feed.close()
 
 
 @pytest.fixture
@@ -236,3 +253,152 @@ async def test_it_waits_for_a_broker_and_stops_meanwhile(caplog: pytest.LogCaptu
     assert "cannot follow decisions, dead-letters, trying again" in caplog.text
     await feed.close()
     assert not feed.running
+
+
+# --- what the worker writes itself
+
+
+class Silent:
+    """In place of a follower: brings what it is told to, and notes whether it is hurried."""
+
+    def __init__(self) -> None:
+        self.hurried = True
+
+    def hurry(self, hurried: bool) -> None:
+        self.hurried = hurried
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
+def chunk(
+    first: int, *pairs: tuple[str, str], partition: int = 0, worker: bytes = WORKER_NAME
+) -> RecordBatch:
+    return RecordBatch(
+        Topics().decisions,
+        partition,
+        np.arange(first, first + len(pairs)),
+        np.full(len(pairs), 1),
+        ByteColumn.of([user.encode() for user, _ in pairs]),
+        ByteColumn.of([encode_decision(decision(*pair)) for pair in pairs]),
+        ByteColumn.repeated(encode_headers([(WORKER, worker)]), len(pairs)),
+    )
+
+
+async def a_feed_without_a_log(
+    monkeypatch: pytest.MonkeyPatch, *tail: RecordBatch
+) -> tuple[DecisionFeed, dict[str, Any], Silent]:
+    """A feed that waits for somebody, the listeners at its sender, and its follower."""
+    listeners: dict[str, Any] = {}
+    sender: Any = SimpleNamespace(listen=listeners.__setitem__)
+    follower = Silent()
+    monkeypatch.setattr(DecisionFeed, "_new_follower", lambda _: follower)
+    feed = DecisionFeed(Settings(), lambda: sender)
+    starting = asyncio.create_task(feed.started())
+    await asyncio.sleep(0)
+    feed._begin(tail)
+    await starting
+    feed.wait("nobody", "t0")
+    return feed, listeners, follower
+
+
+def seen(feed: DecisionFeed) -> list[str]:
+    return [made.decision.transaction_id for made in reversed(feed.recent(100))]
+
+
+async def test_what_it_writes_is_there_before_the_log_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed, listeners, _ = await a_feed_without_a_log(monkeypatch, chunk(0, ("eve", "t1")))
+    assert set(listeners) == {Topics().decisions, Topics().dead_letters}
+    tell = listeners[Topics().decisions]
+    with feed.subscribe() as told:
+        waiting = feed.wait("ada", "t3")
+        tell(chunk(2, ("ada", "t3"), ("bob", "t4")))
+        assert (await waiting).offset == 2
+        tell(chunk(6, ("ada", "t6")))
+        assert seen(feed) == ["t1", "t3", "t4", "t6"]
+        # The log has others' between them, and comes in parts that are cut anywhere.
+        feed._take(chunk(1, ("ida", "t2"), ("ada", "t3")))
+        feed._take(chunk(3, ("bob", "t4"), ("ida", "t5"), ("ida", "t55"), ("ada", "t6")))
+        feed._take(chunk(7, ("ida", "t7")))
+        assert seen(feed) == ["t1", "t3", "t4", "t6", "t2", "t5", "t55", "t7"]
+        batches = [[m.decision.transaction_id for m in await anext(told)] for _ in range(5)]
+    assert batches == [["t3", "t4"], ["t6"], ["t2"], ["t5", "t55"], ["t7"]]
+    await feed.close()
+    assert listeners == dict.fromkeys(listeners), "nobody listens any longer"
+
+
+async def test_what_the_log_has_brought_is_not_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed, listeners, _ = await a_feed_without_a_log(monkeypatch, chunk(0, ("eve", "t1")))
+    tell = listeners[Topics().decisions]
+    tell(chunk(0, ("eve", "t1")))
+    feed._take(chunk(1, ("ada", "t2")))
+    tell(chunk(1, ("ada", "t2")))
+    tell(chunk(0, ("ada", "t3"), partition=1))
+    assert seen(feed) == ["t1", "t2", "t3"]
+    await feed.close()
+
+
+async def test_another_log_is_read_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed, listeners, _ = await a_feed_without_a_log(monkeypatch)
+    listeners[Topics().decisions](chunk(5, ("ada", "t1")))
+    feed._take(chunk(4, ("ida", "t0")))
+    listeners[Topics().decisions](chunk(7, ("ada", "t2")))
+    feed._take(chunk(0, ("bob", "t3")))
+    feed._take(chunk(7, ("bob", "t4")))
+    assert seen(feed) == ["t1", "t0", "t2", "t3", "t4"]
+    await feed.close()
+
+
+async def test_what_the_log_is_too_far_behind_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "MOST_HEARD", 2)
+    feed, listeners, _ = await a_feed_without_a_log(monkeypatch)
+    for n in range(4):
+        listeners[Topics().decisions](chunk(n, ("ada", f"t{n}")))
+    assert seen(feed) == ["t0", "t1"]
+    feed._take(chunk(0, *(("ada", f"t{n}") for n in range(4))))
+    assert seen(feed) == ["t0", "t1", "t2", "t3"]
+    await feed.close()
+
+
+async def test_others_are_hurried_for_only_if_there_are_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed_module, "OWN_RUN", 3)
+    feed, listeners, follower = await a_feed_without_a_log(monkeypatch)
+    for n in range(3):
+        feed.wait("ada", f"t{n}")
+        assert follower.hurried
+        listeners[Topics().decisions](chunk(n, ("ada", f"t{n}")))
+    feed._pace()
+    assert not follower.hurried
+    feed._take(chunk(0, ("ada", "t0"), ("ada", "t1"), ("ada", "t2"), ("ada", "t3")))
+    assert not follower.hurried, "the last one was written by this worker too"
+    feed._take(chunk(4, ("ida", "t4"), worker=b"another:1"))
+    assert follower.hurried
+    await feed.close()
+
+
+@pytest.mark.broker
+async def test_nothing_comes_twice_from_the_log(log: Log, own: DecisionFeed) -> None:
+    await asyncio.wait_for(own.started(), WITHIN)
+    elsewhere = AIOKafkaProducer(bootstrap_servers=log.settings.broker, acks="all")
+    await elsewhere.start()
+    theirs = BatchSender(elsewhere)
+    with own.subscribe() as told:
+        waiting = own.wait("u7", "t7")
+        for n in range(40):
+            if n % 3:
+                await log.decide((f"u{n}", f"t{n}"))
+            else:
+                await log.decide((f"u{n}", f"t{n}"), by=theirs, worker=b"another:1")
+        assert (await asyncio.wait_for(waiting, WITHIN)).decision == decision("u7", "t7")
+        await until(lambda: len(own.recent(100)) == 40)
+        await asyncio.sleep(0.3)  # what comes twice would come now
+        counts = Counter(m.payload for batch in list(told._batches) for m in batch)
+    await elsewhere.stop()
+    assert len(counts) == 40
+    assert set(counts.values()) == {1}
+    places = sorted((m.partition, m.offset) for m in own.recent(100))
+    assert len(set(places)) == 40
