@@ -13,12 +13,12 @@ QUIX := $(QUIX_VENV)/.installed
 
 # The locks are complete, so nothing is to be resolved. uv takes seconds where pip takes minutes, but
 # reads none of pip's configuration: with an index of your own there, or without success, pip goes on.
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-deps
-INSTALL = if $(BIN)/python -m pip config list | grep -q 'index-url'; then \
-		$(PIP_INSTALL) $(1); \
+PIP_INSTALL = -m pip install --quiet --no-deps
+INSTALL = if $(1) -m pip config list | grep -q 'index-url'; then \
+		$(1) $(PIP_INSTALL) $(2); \
 	else \
-		$(BIN)/uv pip install --quiet --system-certs --no-deps --python $(BIN)/python $(1) || \
-			$(PIP_INSTALL) $(1); \
+		$(BIN)/uv pip install --quiet --system-certs --no-deps --python $(1) $(2) || \
+			$(1) $(PIP_INSTALL) $(2); \
 	fi
 
 # Where the bytecode of what is imported is not kept, a process takes a second longer to start.
@@ -45,18 +45,18 @@ $(BIN)/python:
 	exit 1
 
 $(BIN)/uv: requirements-dev.lock | $(BIN)/python
-	$(PIP_INSTALL) $$(grep -o '^uv==[0-9.]*' requirements-dev.lock)
+	$(BIN)/python $(PIP_INSTALL) $$(grep -o '^uv==[0-9.]*' requirements-dev.lock)
 	@touch $@
 
 $(RUNTIME): requirements.lock pyproject.toml | $(BIN)/uv
 	@echo 'installing requirements.lock'
-	@$(call INSTALL,-r requirements.lock)
-	@$(call INSTALL,-e .)
+	@$(call INSTALL,$(BIN)/python,-r requirements.lock)
+	@$(call INSTALL,$(BIN)/python,-e .)
 	@touch $@
 
 $(DEV): requirements-dev.lock $(RUNTIME)
 	@echo 'installing requirements-dev.lock'
-	@$(call INSTALL,-r requirements-dev.lock)
+	@$(call INSTALL,$(BIN)/python,-r requirements-dev.lock)
 	@touch $@
 
 venv: $(DEV) ## create .venv with everything for development
@@ -88,15 +88,15 @@ format: $(DEV) ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 
 lock: $(DEV) ## pin the newest versions that pyproject.toml allows
-	$(PIP_INSTALL) --upgrade uv
+	$(BIN)/python $(PIP_INSTALL) --upgrade uv
 	$(UV_COMPILE) --upgrade pyproject.toml -o requirements.lock
 	$(UV_COMPILE) --upgrade --all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(UV_COMPILE) --upgrade bench/quix.in -o bench/quix.lock
 
 # A peer with pins of its own, so in an environment of its own.
-$(QUIX): bench/quix.lock | $(BIN)/python
+$(QUIX): bench/quix.lock | $(BIN)/uv
 	$(BIN)/python -m venv $(QUIX_VENV)
-	$(QUIX_VENV)/bin/python -m pip install --quiet -r bench/quix.lock
+	@$(call INSTALL,$(QUIX_VENV)/bin/python,-r bench/quix.lock)
 	@touch $@
 
 bench: $(DEV) $(QUIX) ## measure all that docs/benchmarks.md shows (ARGS="--quick", "--help")
