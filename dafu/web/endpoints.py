@@ -109,6 +109,8 @@ class Endpoint:
     signs_in : bool
         Whether callers come here to show who they are in their own way, so that nothing else that
         they show is looked at.
+    grants : tuple of str
+        The OAuth flows by which access tokens are had here, as OpenAPI names them.
     """
 
     method: Method
@@ -132,6 +134,7 @@ class Endpoint:
     page: bool = False
     documented: bool = True
     signs_in: bool = False
+    grants: tuple[Literal["clientCredentials", "password"], ...] = ()
 
 
 ENDPOINTS: Final = web.AppKey("endpoints", tuple[Endpoint, ...])

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from dafu import __version__
 from dafu.web.endpoints import JSON, Endpoint
+from dafu.web.principals import Permission
 
 __all__ = ["Problem", "openapi"]
 
@@ -70,16 +71,18 @@ def openapi(endpoints: Iterable[Endpoint], url: str = "/") -> dict[str, Any]:
     dict
         An OpenAPI 3.1 document, ready for JSON.
     """
+    endpoints = list(endpoints)
     documented = [e for e in endpoints if e.documented]
     answers = [e.returns for e in documented if e.returns is not None]
     answers += [kind for e in documented for kind in e.also.values()]
     bodies = [e.body for e in documented if e.body is not None]
     queries = [e.query for e in documented if e.query is not None]
     described = _Schemas([Problem, *answers], [*bodies, *queries])
+    oauth = _oauth(endpoints)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in documented:
         path = _IN_PATH.sub(r"{\1}", endpoint.path)
-        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, described)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, described, oauth)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -100,9 +103,22 @@ def openapi(endpoints: Iterable[Endpoint], url: str = "/") -> dict[str, Any]:
                     "description": "An API key, or an access token.",
                 },
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                **oauth,
             },
         },
     }
+
+
+def _oauth(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """Where access tokens are had, and for what: the forms and answers are OAuth's own."""
+    found: dict[str, Any] = {}
+    for endpoint in endpoints:
+        if endpoint.grants:
+            scopes = {str(each): f"The permission `{each}`." for each in Permission}
+            flow = {"tokenUrl": endpoint.path, "scopes": scopes}
+            flows = dict.fromkeys(endpoint.grants, flow)
+            found["oauth2"] = {"type": "oauth2", "description": endpoint.summary, "flows": flows}
+    return found
 
 
 class _Schemas:
@@ -143,7 +159,7 @@ def _or_null(schema: Any) -> Any:
     return {name: _or_null(value) for name, value in schema.items()}
 
 
-def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, schemas: _Schemas, oauth: Iterable[str]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.name,
         "summary": endpoint.summary,
@@ -153,7 +169,8 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
         "security": [],
     }
     if endpoint.permission is not None:
-        operation["security"] = [{"bearer": []}, {"key": []}]
+        by_token = [{scheme: [str(endpoint.permission)]} for scheme in oauth]
+        operation["security"] = [{"bearer": []}, {"key": []}, *by_token]
         operation["description"] = f"Needs the permission `{endpoint.permission}`."
     if endpoint.body is not None:
         content = {endpoint.takes: {"schema": schemas.of(endpoint.body)}}

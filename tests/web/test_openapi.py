@@ -131,10 +131,26 @@ def test_undocumented_endpoints_are_left_out() -> None:
     assert openapi([endpoint(documented=False)])["paths"] == {}
 
 
+def test_where_tokens_are_had_is_named() -> None:
+    shut = endpoint(permission=Permission.SCORE)
+    assert set(openapi([shut])["components"]["securitySchemes"]) == {"bearer", "key"}
+    token = endpoint(path="/token", permission=None, documented=False, grants=("password",))
+    document = openapi([token, shut])
+    scheme = document["components"]["securitySchemes"]["oauth2"]
+    assert scheme["type"] == "oauth2"
+    assert scheme["flows"]["password"]["tokenUrl"] == "/token"
+    assert set(scheme["flows"]["password"]["scopes"]) == set(Permission)
+    assert "/token" not in document["paths"]
+    found = document["paths"]["/v1/items/{item_id}"]["get"]["security"]
+    assert found == [{"bearer": []}, {"key": []}, {"oauth2": ["score"]}]
+
+
 async def test_the_workers_document_describes_its_answers(worker: Worker) -> None:
     worker.apply([payment(i, "ann", "shop", 3.0 + i) for i in range(5)])
     document = (await worker.ask("/openapi.json")).json
     assert document["openapi"].startswith("3.1.")
+    flows = document["components"]["securitySchemes"]["oauth2"]["flows"]
+    assert {flow["tokenUrl"] for flow in flows.values()} == {"/oauth/token"}
     names = [op["operationId"] for ops in document["paths"].values() for op in ops.values()]
     assert len(names) == len(set(names))
     for path, concrete in (

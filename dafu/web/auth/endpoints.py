@@ -77,6 +77,7 @@ def auth_endpoints(auth: Auth) -> list[Endpoint]:
             returns=Token,
             signs_in=True,
             documented=False,  # its forms are OAuth's own; the document names it as the token URL
+            grants=("clientCredentials", "password"),
         ),
         Endpoint(
             method="GET",
