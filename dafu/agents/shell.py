@@ -123,14 +123,14 @@ def input_batch(chunks: Sequence[RecordBatch]) -> InputBatch:
     )
 
 
-async def send_dead_letters(
+def send_dead_letters(
     sender: BatchSender,
     topic: str,
     source: str,
     batch: InputBatch,
     rejected: Sequence[Rejected],
-) -> None:
-    """Keep rejected records on the dead-letters topic, the very largest of them cut short.
+) -> Sending:
+    """Start to send rejected records to the dead-letters topic, the very largest cut short.
 
     `source` is the topic that the batch is from.
     """
@@ -152,7 +152,7 @@ async def send_dead_letters(
             int(batch.timestamps[i]),
         )
         headers.append(encode_headers(dead_letters.headers(origin)))
-    await sender.send(
+    return sender.post(
         topic, ByteColumn.of(keys), ByteColumn.of(values), headers=ByteColumn.of(headers)
     )
 
@@ -186,12 +186,19 @@ def send_messages(sender: BatchSender, topic: str, messages: Messages) -> list[S
     return [sender.post(topic, messages.keys, messages.values)] if len(messages.keys) else []
 
 
-async def all_done(*work: Sending) -> None:
-    """Wait for several things; the first failure is raised after all have come to an end."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+async def all_done(sends: Sequence[Sending]) -> None:
+    """Wait until all of it is acknowledged; the first failure is raised after all have ended.
+
+    One after the other: that they end together costs no turn of the event loop.
+    """
+    failures: list[Exception] = []
+    for each in sends:
+        try:
+            await each
+        except Exception as exc:
+            failures.append(exc)
+    if failures:
+        raise failures[0]
 
 
 Output = TypeVar("Output", bound=StageOutput)
@@ -297,14 +304,8 @@ class StageAgent(abc.ABC, Generic[Output]):
             sends.append(
                 send_dead_letters(sender, self.dead_letter_topic, source, batch, output.rejected)
             )
-        await all_done(*sends)
-        await all_done(
-            *(
-                self.table.commit_batch(sender, partition, changes, claims[partition])
-                for partition, changes in output.changes.items()
-                if len(changes)
-            )
-        )
+        await all_done(sends)
+        await self.table.commit_batches(sender, output.changes, claims)
         self.counters.batches += 1
         self.counters.records += len(batch)
         self.counters.reject(output.rejected)
@@ -374,22 +375,29 @@ async def consume(
     tasks: set[asyncio.Task[None]] = set()
 
     async def work(events: Sequence[Any]) -> None:
-        started = time.perf_counter()
-        await process([event.value for event in events])
-        seconds.add(time.perf_counter() - started)
-        for event in events:
-            await stream.ack(event)
-        busy.difference_update(event.value.partition for event in events)
-        start()
+        while events:
+            started = time.perf_counter()
+            await process([event.value for event in events])
+            seconds.add(time.perf_counter() - started)
+            for event in events:
+                await stream.ack(event)
+            busy.difference_update(event.value.partition for event in events)
+            events = take()
+            start()
+
+    def take() -> list[Any]:
+        """The next batch, if there is one to work on now."""
+        nonlocal rest
+        events = _next_batch(waiting, busy, most, only_full=rest is not None or bool(busy))
+        busy.update(event.value.partition for event in events)
+        if events and apart and rest is None:
+            rest = loop.call_later(apart, wake)
+        return events
 
     def start() -> None:
-        nonlocal rest
-        while events := _next_batch(waiting, busy, most, only_full=rest is not None or bool(busy)):
-            busy.update(event.value.partition for event in events)
+        while events := take():
             tasks.add(task := group.create_task(work(events)))
             task.add_done_callback(tasks.discard)
-            if apart and rest is None:
-                rest = loop.call_later(apart, wake)
 
     def wake() -> None:
         nonlocal rest

@@ -13,17 +13,21 @@ It knows the layout of Kafka's produce request, versions 3 to 7
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason
 from aiokafka.errors import (
     KafkaError,
     LeaderNotAvailableError,
     NoError,
     ProducerClosed,
+    RequestTimedOutError,
     UnknownError,
     for_code,
 )
@@ -132,6 +136,7 @@ class Dispatcher:
         self._due.append(parcel)
 
     def _leave(self) -> None:
+        """Send what has been put."""
         due, self._due = self._due, []
         leader_of = self._client.cluster.leader_for_partition
         by_leader: defaultdict[int | None, list[Parcel]] = defaultdict(list)
@@ -145,15 +150,15 @@ class Dispatcher:
                 error = LeaderNotAvailableError("the partition has no leader")
                 self._run(self._try_again(dict.fromkeys(parcels, error)))
             else:
-                self._run(self._send(leader, parcels))
+                self._send(leader, parcels)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, node: int, parcels: Sequence[Parcel]) -> None:
-        """Send a request to a broker and settle what it answers for."""
+    def _send(self, node: int, parcels: Sequence[Parcel]) -> None:
+        """Write a request to a broker."""
         topics: defaultdict[str, list[tuple[int, Any]]] = defaultdict(list)
         for parcel in parcels:
             topics[parcel.where.topic].append((parcel.where.partition, parcel.data))
@@ -163,9 +168,23 @@ class Dispatcher:
             timeout=self._timeout_ms,
             topics=list(topics.items()),
         )
+        self._run(self._answered(parcels, self._ask(node, request)))
+
+    def _ask(self, node: int, request: ProduceRequest) -> Awaitable[Any]:
+        """A broker's answer to a request, which is on its way at once if there is a connection."""
+        connection = self._client._conns.get((node, ConnectionGroup.DEFAULT))
+        if connection is not None and connection.connected():
+            # It may break at this very moment; another one is made then.
+            with contextlib.suppress(KafkaError):
+                return _in_time(connection, connection.send(request))
+        answer: Awaitable[Any] = self._client.send(node, request)
+        return answer
+
+    async def _answered(self, parcels: Sequence[Parcel], answer: Awaitable[Any]) -> None:
+        """Settle parcels by what a broker answers for them."""
         failures: Mapping[Parcel, KafkaError]
         try:
-            answers = _answers(await self._client.send(node, request))
+            answers = _answers(await answer)
         except KafkaError as exc:
             failures = dict.fromkeys(parcels, exc)
         except BaseException as exc:
@@ -197,6 +216,15 @@ class Dispatcher:
             raise
         for parcel in again:
             self.put(parcel)
+
+
+async def _in_time(connection: Any, answer: Awaitable[Any]) -> Any:
+    """An answer; a connection that gives none in time is closed, as aiokafka's client does."""
+    try:
+        return await answer
+    except TimeoutError as exc:
+        connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+        raise RequestTimedOutError from exc
 
 
 def _answers(response: Any) -> dict[tuple[str, int], tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""A Faust table of packed records, written by batches through `commit_batch`.
+"""A Faust table of packed records, written by batches through `commit_batches`.
 
 Faust owns its life: changelog topic, assignment, recovery. What Faust's own item assignment does
 (one record at a time, logged when the loop gets to it) is closed off. Who may write to a partition
@@ -8,11 +8,12 @@ is `dafu.tables.ownership`; this module does for it what takes a broker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import faust
@@ -22,7 +23,7 @@ from mode import Service
 
 from dafu.columns import ByteColumn
 from dafu.streaming.records import encode_headers
-from dafu.streaming.sender import BatchSender
+from dafu.streaming.sender import BatchSender, Written
 from dafu.tables.changes import Change, Changes
 from dafu.tables.ownership import (
     NO_CLAIM,
@@ -42,6 +43,9 @@ WATCH_SECONDS: Final = 5.0
 must be repaired before compaction gets to it, which `min.compaction.lag.ms` puts off for longer."""
 
 _T = TypeVar("_T")
+
+Sending = Awaitable[dict[int, Written] | LogPage]
+"""A step under way."""
 
 
 class PackedTable(faust.Table):  # type: ignore[misc]
@@ -66,7 +70,7 @@ class PackedTable(faust.Table):  # type: ignore[misc]
         Returns
         -------
         int
-            The claim under which `commit_batch` may log what is worked out from the state now.
+            The claim under which `commit_batches` may log what is worked out from the state now.
 
         Raises
         ------
@@ -90,64 +94,102 @@ class PackedTable(faust.Table):  # type: ignore[misc]
     async def commit_batch(
         self, sender: BatchSender, partition: int, changes: Sequence[Change], claim: int
     ) -> None:
+        """`commit_batches` for one partition."""
+        await self.commit_batches(sender, {partition: changes}, {partition: claim})
+
+    async def commit_batches(
+        self,
+        sender: BatchSender,
+        changes: Mapping[int, Sequence[Change]],
+        claims: Mapping[int, int],
+    ) -> None:
         """Log changes, wait for the broker's acknowledgement, then write the local store.
+
+        What becomes of one partition does not depend on the others; the first failure is raised
+        when all have come to an end.
 
         Parameters
         ----------
         sender : BatchSender
-        partition : int
-        changes : sequence of changes
-            Worked out from this partition's state since `claim` returned.
-        claim : int
+        changes : mapping of int to sequence of changes
+            By partition; worked out from its state since `claim` returned.
+        claims : mapping of int to int
             What it returned.
 
         Raises
         ------
         LostPartitionError
-            If another worker has claimed the partition since; the local store is untouched then.
+            If another worker has claimed a partition since; its local store is untouched then.
         FrozenError
             If this worker stood still for so long that it may have lost its partitions.
         SendError
             If the broker did not take them; the local store is untouched then.
         """
-        if not len(changes):
+        changed = [(number, own) for number, own in sorted(changes.items()) if len(own)]
+        if not changed:
             return
         self.app.consumer.pulse.check()
-        async with self._writing[partition]:
-            log = self.records.partition_log(partition)
-            await self._run(
-                sender, partition, log.commit(self.partition(partition), changes, claim)
-            )
-            self.records.apply(partition, changes, log.position)
+        failures: list[Exception] = []
+        async with contextlib.AsyncExitStack() as writing:
+            for number, _ in changed:
+                await writing.enter_async_context(self._writing[number])
+            begun: list[tuple[int, Sequence[Change], Steps[None], Sending]] = []
+            for number, own in changed:
+                log = self.records.partition_log(number)
+                steps = log.commit(self.partition(number), own, claims[number])
+                try:
+                    begun.append((number, own, steps, self._begin(sender, number, next(steps))))
+                except LostPartitionError as exc:
+                    failures.append(exc)
+            for number, own, steps, first in begun:
+                try:
+                    await self._go_on(sender, number, steps, first)
+                    self.records.apply(number, own, self.records.partition_log(number).position)
+                except Exception as exc:  # whatever it is, the others are seen to as well
+                    failures.append(exc)
+        if failures:
+            raise failures[0]
 
     async def _run(self, sender: BatchSender, partition: int, steps: Steps[_T]) -> _T:
         """Append and read as the steps demand; returns what they return."""
-        answer: int | LogPage | None = None
+        try:
+            first = self._begin(sender, partition, next(steps))
+        except StopIteration as done:
+            return cast(_T, done.value)
+        return await self._go_on(sender, partition, steps, first)
+
+    async def _go_on(
+        self, sender: BatchSender, partition: int, steps: Steps[_T], begun: Sending
+    ) -> _T:
+        """What is left of the steps when one of them has begun."""
         while True:
+            answer = await begun
             try:
-                step = steps.send(answer)
+                step = steps.send(answer if isinstance(answer, LogPage) else answer[partition].last)
             except StopIteration as done:
                 return cast(_T, done.value)
-            if isinstance(step, Append):
-                answer = await self._append(sender, partition, step)
-            else:
-                answer = await self._read(partition, step)
+            begun = self._begin(sender, partition, step)
 
-    async def _append(self, sender: BatchSender, partition: int, step: Append) -> int:
+    def _begin(self, sender: BatchSender, partition: int, step: Append | Read) -> Sending:
+        """Begin what a step demands; awaiting it gives what was written, or what was read."""
+        if isinstance(step, Append):
+            return self._append(sender, partition, step)
+        return self._read(partition, step)
+
+    def _append(self, sender: BatchSender, partition: int, step: Append) -> Sending:
         changes = step.changes
         if not isinstance(changes, Changes):
             changes = Changes.of(changes)
         headers = None
         if step.stamp != NO_CLAIM:
             headers = ByteColumn.repeated(encode_headers([stamp_header(step.stamp)]), len(changes))
-        written = await sender.send(
+        return sender.post(
             self.changelog_topic_name,
             changes.keys,
             changes.values,
             partition=partition,
             headers=headers,
         )
-        return written[partition].last
 
     async def _read(self, partition: int, step: Read) -> LogPage:
         tp = TP(self.changelog_topic_name, partition)

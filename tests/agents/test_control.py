@@ -84,6 +84,8 @@ class Sender:
             head = None if headers is None else decode_headers(headers[i] or b"")
             self.sent.append((topic, at, keys[i], values[i], head))
 
+    post = send
+
     def switches(self, topic: str) -> list[tuple[int | None, Switch]]:
         out = []
         for name, at, key, value, _ in self.sent:

@@ -40,6 +40,8 @@ class Sender:
         rows = zip(keys.tolist(), values.tolist(), own, strict=True)
         self.sent.setdefault(topic, []).extend(rows)
 
+    post = send
+
 
 def topic(name: str) -> Any:
     return SimpleNamespace(get_topic_name=lambda: name)

@@ -87,6 +87,10 @@ class Table:
     async def commit_batch(self, sender: Any, partition: int, changes: Any, claim: int) -> None:
         self.parts[partition].write(changes)
 
+    async def commit_batches(self, sender: Any, changes: Any, claims: Any) -> None:
+        for partition, own in changes.items():
+            await self.commit_batch(sender, partition, own, claims[partition])
+
 
 def chunk(first: int, *records: tuple[bytes, bytes], at: int = 0) -> RecordBatch:
     """What was fetched of a partition."""

@@ -158,16 +158,17 @@ def _acknowledge_before_the_changelog() -> None:
         return wrapper
 
     def hasty(commit: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
-        async def wrapper(self: Any, sender: Any, partition: int, *args: Any) -> None:
-            [chunk] = [chunk for chunk in _chunks.get() if chunk.partition == partition]
-            app.consumer.ack(messages.pop(id(chunk)))
+        async def wrapper(self: Any, sender: Any, changes: Any, claims: Any) -> None:
+            for chunk in _chunks.get():
+                if chunk.partition in changes:
+                    app.consumer.ack(messages.pop(id(chunk)))
             await asyncio.sleep(_BREAK_DELAY)
-            await commit(self, sender, partition, *args)
+            await commit(self, sender, changes, claims)
 
         return wrapper
 
     _wrap(Consumer, "_to_batch_message", remembering)
-    _wrap(PackedTable, "commit_batch", hasty)
+    _wrap(PackedTable, "commit_batches", hasty)
 
 
 def _forget_fences() -> None:
@@ -197,7 +198,7 @@ if what := os.environ.get("CHAOS_BREAK"):
 _wrap(StageAgent, "process", _around_process)
 for stage in (UserStage, MerchantStage, IdentifierStage, RingStage):
     _wrap(stage, "run", _around_run)
-_wrap(PackedTable, "commit_batch", _around_commit)
+_wrap(PackedTable, "commit_batches", _around_commit)
 _wrap(PartitionedStore, "apply", _around_apply)
 if "apply" in RocksDBStore.__dict__:
     _wrap(RocksDBStore, "apply", _around_apply)

@@ -10,7 +10,7 @@ import signal
 
 from dafu.streaming.sender import BatchSender
 from dafu.tables.ownership import NO_CLAIM, Append
-from dafu.tables.table import PackedTable
+from dafu.tables.table import PackedTable, Sending
 from tests.integration.brisk import app
 
 TABLE, _, POINT = os.environ.pop("TEST_FREEZE").partition(":")
@@ -20,16 +20,16 @@ append = PackedTable._append
 batches = 0
 
 
-async def freezing_append(
+def freezing_append(
     self: PackedTable, sender: BatchSender, partition: int, step: Append
-) -> int:
+) -> Sending:
     global batches
     claim = step.stamp == NO_CLAIM
     if self.name == TABLE:
         batches += not claim
         if (claim and POINT == "claim") or (batches == BATCH and POINT == "batch"):
             os.kill(os.getpid(), signal.SIGSTOP)
-    return await append(self, sender, partition, step)
+    return append(self, sender, partition, step)
 
 
 PackedTable._append = freezing_append  # type: ignore[method-assign]

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
@@ -74,6 +76,7 @@ class Cluster:
         self.requests: list[tuple[int, list[tuple[TopicPartition, bytes]]]] = []
         self.answer: Answer = lambda _: 0
         self.updates = 0
+        self._conns: dict[Any, Any] = {}
         self.cluster = SimpleNamespace(leader_for_partition=lambda tp: self.leaders.get(tp, 1))
         self.producer = SimpleNamespace(
             client=self,
@@ -158,6 +161,68 @@ async def test_a_broken_connection_is_tried_again() -> None:
     cluster.answer = lambda _: answers.pop(0)
     assert await settled(cluster, tp(0)) == [100]
     assert len(cluster.requests) == 2
+
+
+class Connection:
+    """A connection of the cluster's first broker, over which it answers in its own way."""
+
+    def __init__(self, cluster: Cluster, answer: Callable[[], Any]) -> None:
+        self.cluster = cluster
+        self.answer = answer
+        self.there = True
+        self.closed: CloseReason | None = None
+        cluster._conns[1, ConnectionGroup.DEFAULT] = self
+
+    def connected(self) -> bool:
+        return self.there
+
+    def send(self, request: ProduceRequest) -> Any:
+        answer = self.answer()
+
+        async def answered() -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return await self.cluster.send(1, request)
+
+        return answered()
+
+    def close(self, reason: CloseReason) -> None:
+        self.closed, self.there = reason, False
+
+
+async def test_a_connection_that_is_there_is_written_to_at_once() -> None:
+    cluster = Cluster()
+    written: list[None] = []
+    Connection(cluster, lambda: written.append(None))
+    dispatcher = Dispatcher(cluster.producer)
+    outcomes: list[Outcome] = []
+    for partition in range(2):
+        dispatcher.put(Parcel(tp(partition), memoryview(b""), outcomes.append))
+    assert not written, "there may be more"
+    await asyncio.sleep(0)
+    assert len(written) == 1, "by the end of this turn of the loop"
+    await asyncio.sleep(BACKOFF)
+    assert outcomes == [100, 101]
+    assert len(cluster.requests) == 1
+
+
+async def test_a_connection_that_gives_no_answer_is_closed() -> None:
+    cluster = Cluster()
+    connection = Connection(cluster, TimeoutError)
+    assert await settled(cluster, tp(0)) == [100], "over another one"
+    assert connection.closed == CloseReason.CONNECTION_TIMEOUT
+
+
+async def test_a_connection_that_breaks_is_replaced() -> None:
+    def broken() -> None:
+        raise KafkaConnectionError("gone")
+
+    cluster = Cluster()
+    Connection(cluster, broken)
+    assert await settled(cluster, tp(0)) == [100]
+    cluster = Cluster()
+    Connection(cluster, lambda: None).there = False
+    assert await settled(cluster, tp(0)) == [100]
 
 
 async def test_it_gives_up_when_the_time_is_over() -> None:

@@ -330,18 +330,18 @@ async def test_a_caller_that_gives_up_does_not_stop_the_records(
 
 
 async def test_a_request_that_takes_long_holds_up_its_own_partitions_only(
-    bootstrap: str, unique: Unique, producer: AIOKafkaProducer, sender: BatchSender
+    bootstrap: str, unique: Unique, sender: BatchSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = await create(bootstrap, unique("t"), 2)
     answer = asyncio.Event()
-    send = producer.client.send
+    ask = sender._dispatcher._ask
 
     async def slow(node: int, request: Any) -> Any:
         if any(partition == 0 for _, batches in request._topics for partition, _ in batches):
             await answer.wait()
-        return await send(node, request)
+        return await ask(node, request)
 
-    producer.client.send = slow
+    monkeypatch.setattr(sender._dispatcher, "_ask", slow)
     held = [sender.post(topic, of([None]), of([b"%d" % i]), partition=0) for i in range(3)]
     await asyncio.sleep(0.05)
     async with asyncio.timeout(10):

@@ -6,7 +6,8 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,9 @@ class Sender:
         self.sent.append((topic, partition, list(zip(keys.present(), values, strict=True))))
         self.offset += len(keys)
         return {partition: Written(self.offset - len(keys), self.offset - 1)}
+
+    def post(self, *args: Any, **options: Any) -> Awaitable[dict[int, Written]]:
+        return self.send(*args, **options)
 
 
 async def test_the_scheme_names_the_store(table: PackedTable, tables: Tables) -> None:
@@ -304,6 +308,48 @@ async def test_logs_nothing_without_a_claim_that_holds(table: PackedTable) -> No
         await table.commit_batch(sender, 0, [(b"a", b"1")], claim)
     assert len(sender.sent) == 1
     assert content(table) == {}
+
+
+class Log:
+    """Takes batches of several partitions, except of those that are refused."""
+
+    def __init__(self) -> None:
+        self.ends: Counter[int] = Counter()
+        self.refused: set[int] = set()
+        self.batches: list[int] = []
+
+    async def post(
+        self, _topic: str, keys: ByteColumn, _values: ByteColumn, *, partition: int, **_: Any
+    ) -> dict[int, Written]:
+        if partition in self.refused:
+            raise OSError("no broker")
+        self.batches.append(partition)
+        first = self.ends[partition]
+        self.ends[partition] += len(keys)
+        return {partition: Written(first, first + len(keys) - 1)}
+
+
+async def test_what_fails_in_one_partition_leaves_the_others_alone(table: PackedTable) -> None:
+    log = Log()
+    sender: Any = log
+    claims = {number: await table.claim(sender, number) for number in (0, 1, 2)}
+    log.batches.clear()
+    changes: dict[int, list[Change]] = {
+        2: [(b"c", b"1")],
+        0: [(b"a", b"1")],
+        1: [(b"b", b"1")],
+        3: [],
+    }
+    with pytest.raises(LostPartitionError, match="claim is not the latest"):
+        await table.commit_batches(sender, changes, claims | {1: NO_CLAIM})
+    assert log.batches == [0, 2]
+    assert [content(table, number) for number in range(3)] == [{b"a": b"1"}, {}, {b"c": b"1"}]
+
+    log.refused = {0}
+    later: dict[int, list[Change]] = {0: [(b"a", b"2")], 2: [(b"c", b"2")]}
+    with pytest.raises(OSError, match="no broker"):
+        await table.commit_batches(sender, later, claims)
+    assert (content(table, 0), content(table, 2)) == ({b"a": b"1"}, {b"c": b"2"})
 
 
 async def test_a_partition_revoked_while_it_is_logged_stays_dropped(table: PackedTable) -> None:

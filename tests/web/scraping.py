@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +45,7 @@ class Memory:
             table = getattr(agent, "table", None)
             if table is not None:
                 monkeypatch.setattr(table, "claim", self._claim)
-                monkeypatch.setattr(table, "commit_batch", _commit(table))
+                monkeypatch.setattr(table, "commit_batches", _commit(table))
 
     async def _claim(self, *_: Any) -> int:
         return 0
@@ -90,8 +90,9 @@ class Memory:
 
 
 def _commit(table: Any) -> Any:
-    async def commit(_sender: Any, partition: int, changes: Any, _claim: int) -> None:
-        table.records.apply(partition, changes, Position(0))
+    async def commit(_sender: Any, changes: Mapping[int, Any], _claims: Any) -> None:
+        for partition, own in changes.items():
+            table.records.apply(partition, own, Position(0))
 
     return commit
 
