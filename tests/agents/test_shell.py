@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dafu.agents.histogram import Histogram
-from dafu.agents.shell import consume, input_batch
-from dafu.stages.batch import Piece
+from dafu.agents.shell import Sending, StageAgent, all_done, consume, input_batch
+from dafu.stages.batch import Piece, StageOutput
 from dafu.streaming.dead_letters import REROUTED
 from dafu.streaming.records import RecordBatch
+from dafu.tables.changes import Changes
 
 
 def chunk(partition: int, first: int, size: int, headers: Sequence[Any] = ()) -> RecordBatch:
@@ -233,3 +234,65 @@ async def _in_any_order(sizes: list[tuple[int, int]], most: int, order: Any) -> 
             done[each.partition] += len(each)
     assert done == ends
     assert len(stream.acknowledged) == len(sizes)
+
+
+async def test_the_first_failure_is_raised_after_all_sends_have_ended() -> None:
+    loop = asyncio.get_running_loop()
+    first, second, third = (loop.create_future() for _ in range(3))
+    waiting = asyncio.create_task(all_done([first, second, third]))
+    second.set_exception(OSError("second"))
+    first.set_exception(ValueError("first"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    third.set_result({})
+    with pytest.raises(ValueError, match="first"):
+        await waiting
+    await all_done([])
+
+
+class Publishing(StageAgent[StageOutput]):
+    """Publishes what it is given to await."""
+
+    sends: Sequence[Sending] = ()
+
+    def publish(self, *_: Any) -> list[Sending]:
+        return list(self.sends)
+
+    def count(self, output: StageOutput) -> None:
+        """Nothing to count."""
+
+
+async def test_nothing_is_logged_before_all_outputs_are_acknowledged() -> None:
+    logged: list[Any] = []
+
+    async def claim(_sender: Any, partition: int) -> int:
+        return partition
+
+    async def commit_batches(_sender: Any, changes: Any, claims: Any) -> None:
+        logged.append((changes, claims))
+
+    table: Any = SimpleNamespace(claim=claim, commit_batches=commit_batches, partition=None)
+    output = StageOutput(changes={3: Changes.of([(b"k", b"v")])}, rejected=[])
+    stage: Any = SimpleNamespace(run=lambda *_: output)
+    letters: Any = SimpleNamespace(get_topic_name=lambda: "dead-letters")
+    sender: Any = lambda: None  # noqa: E731
+    agent = Publishing(stage, table, sender, outputs=(), dead_letters=letters)
+    loop = asyncio.get_running_loop()
+    one, other = loop.create_future(), loop.create_future()
+    agent.sends = [one, other]
+    working = asyncio.create_task(agent.process([chunk(3, 0, 2)]))
+    one.set_result({})
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not logged
+    other.set_result({})
+    await working
+    assert logged == [(output.changes, {3: 3})]
+
+    lost = loop.create_future()
+    lost.set_exception(OSError("no broker"))
+    agent.sends = [lost]
+    with pytest.raises(OSError, match="no broker"):
+        await agent.process([chunk(3, 2, 2)])
+    assert len(logged) == 1

@@ -337,6 +337,7 @@ async def test_what_the_log_has_brought_is_not_taken_again(monkeypatch: pytest.M
     tell(chunk(1, ("ada", "t2")))
     tell(chunk(0, ("ada", "t3"), partition=1))
     assert seen(feed) == ["t1", "t2", "t3"]
+    assert feed.reach[0] == 3, "none of them twice"
     await feed.close()
 
 
