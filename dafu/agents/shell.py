@@ -404,6 +404,7 @@ async def consume(
         rest = None
         start()
 
+    failure: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
             async for event in stream.noack().events():
@@ -412,10 +413,12 @@ async def consume(
             for task in tasks:
                 task.cancel()
     except* Exception as failures:
-        raise failures.exceptions[0] from None
+        failure = failures.exceptions[0]  # raised here, it would be in a group of its own
     finally:
         if rest is not None:
             rest.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _next_batch(

@@ -141,7 +141,7 @@ async def console(
     """The console of a worker that holds everything; nobody has signed in."""
     feeds: list[Feed] = []
 
-    def new_feed(settings: Any) -> Feed:
+    def new_feed(settings: Any, _sender: Any) -> Feed:
         feeds.append(Feed(settings))
         return feeds[-1]
 
