@@ -26,10 +26,7 @@ _EMPTY.setflags(write=False)
 
 
 def positions(mask: Any) -> I64:
-    """Where an array of one dimension is true, or not 0.
-
-    What `np.flatnonzero` says, without its detours, which cost as much as a hundred small looks.
-    """
+    """Where an array of one dimension is true, or not 0: `np.flatnonzero` without its detours."""
     found: I64 = mask.nonzero()[0]
     return found
 

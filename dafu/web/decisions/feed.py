@@ -2,9 +2,9 @@
 
 It follows the topics `decisions` and `dead-letters` from the first moment somebody asks, with a
 consumer of its own and without a group, and stops when nobody has asked for long. Whoever publishes
-a transaction waits here for what becomes of it; pages and streams look on. While somebody waits,
-what this worker itself writes is taken as soon as the broker has acknowledged it, and left out
-when it comes back with the log.
+a transaction waits here for what becomes of it; pages and streams look on. Once somebody has
+waited, what this worker itself writes is taken as soon as the broker has acknowledged it, and left
+out when it comes back with the log.
 
 For use from one event loop only.
 """
