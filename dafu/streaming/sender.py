@@ -337,11 +337,10 @@ class BatchSender:
             f"max_request_size allows {self._largest}; nothing was sent",
         )
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     async def _learn(self, topic: str) -> None:
         """Ask for the partitions of a topic, then start the jobs that wait for the answer."""

@@ -133,10 +133,10 @@ class PackedTable(faust.Table):  # type: ignore[misc]
         async with contextlib.AsyncExitStack() as writing:
             for number, _ in changed:
                 await writing.enter_async_context(self._writing[number])
+            logs = {number: self.records.partition_log(number) for number, _ in changed}
             begun: list[tuple[int, Sequence[Change], Steps[None], Sending]] = []
             for number, own in changed:
-                log = self.records.partition_log(number)
-                steps = log.commit(self.partition(number), own, claims[number])
+                steps = logs[number].commit(self.partition(number), own, claims[number])
                 try:
                     begun.append((number, own, steps, self._begin(sender, number, next(steps))))
                 except LostPartitionError as exc:
@@ -144,7 +144,7 @@ class PackedTable(faust.Table):  # type: ignore[misc]
             for number, own, steps, first in begun:
                 try:
                     await self._go_on(sender, number, steps, first)
-                    self.records.apply(number, own, self.records.partition_log(number).position)
+                    self.records.apply(number, own, logs[number].position)
                 except Exception as exc:  # whatever it is, the others are seen to as well
                     failures.append(exc)
         if failures:
