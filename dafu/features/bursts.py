@@ -53,7 +53,7 @@ from typing import Any, Final
 import numpy as np
 
 from dafu.features.catalogue import DAY, HOUR, MINUTE
-from dafu.features.windows import TABLE_SIZE, count_distinct
+from dafu.features.windows import count_distinct, forget_seen, slot_of
 from dafu.kernel import kernel
 
 BURST_WINDOW_MS: Final = np.array([5 * MINUTE, HOUR, 6 * HOUR], dtype=np.int64)
@@ -154,7 +154,6 @@ def judge(
     users_1h: float,
     users_1d: float,
     seen: Any,
-    stamp: int,
     found: Any,
 ) -> None:
     """Score a transaction by its patterns and write what was found to `found` (a fresh BURST).
@@ -168,20 +167,20 @@ def judge(
         Transactions a millisecond in the 30 days before the last one.
     users_1h, users_1d : float
         Distinct users at the merchant in these windows: fewer than it takes make a short answer.
-    seen : SEEN [TABLE_SIZE]
-        Scratch; rounds `stamp` and `stamp` + 1 are used.
+    seen : SEEN
+        Scratch.
     """
     old = head.usual_count >= MIN_USUAL and tx.time - head.first_time >= MIN_AGE
     if not old or users_1d < MIN_USERS:
         return
     pattern = pattern_of(head, tx.amount)
     if pattern != 0 and _enough(head, events, low, high, tx.time, pattern):
-        _count(head, events, low, high, tx, rate, pattern, 0.0, seen, stamp, found)
+        _count(head, events, low, high, tx, rate, pattern, 0.0, seen, found)
     if users_1h < MIN_NEWCOMERS or tx.time - head.first_time < PEAK_MEMORY:
         return
     usual = max(_MIN_EXPECTED_NEWCOMERS, RUSH * rate * HOUR, _PEAK_RATIO * head.peak_users)
     if users_1h > usual:
-        _count(head, events, low, high, tx, rate, NEWCOMERS, usual, seen, stamp + 1, found)
+        _count(head, events, low, high, tx, rate, NEWCOMERS, usual, seen, found)
 
 
 @kernel
@@ -208,18 +207,18 @@ def _count(
     pattern: int,
     usual: float,
     seen: Any,
-    stamp: int,
     found: Any,
 ) -> None:
     """Count a pattern's users window by window; the telling window goes to `_weigh`."""
-    users = np.zeros(N_BURST_WINDOWS + 1, np.int64)
+    forget_seen(seen)
+    users = seen.youngest
     count = np.zeros(N_BURST_WINDOWS, np.int64)
     others = np.zeros(N_BURST_WINDOWS, np.int64)
     offsets = np.zeros(N_BURST_WINDOWS)
     squares = np.zeros(N_BURST_WINDOWS)
     first = np.full(N_BURST_WINDOWS, tx.time)
     count[0] = 1
-    count_distinct(tx.user, 0, stamp, seen, users)
+    count_distinct(tx.user, 0, seen)
     for i in range(low, high):
         age = tx.time - events[i].time
         if age < 0 or age >= _LONGEST:
@@ -235,7 +234,7 @@ def _count(
         offsets[k] += off
         squares[k] += off * off
         first[k] = min(first[k], events[i].time)
-        count_distinct(events[i].user, k, stamp, seen, users)
+        count_distinct(events[i].user, k, seen)
     share = head.usual_small if pattern == SMALL else head.usual_high
     share += 1.0 / min(head.usual_count, USUAL_COUNT)
     best = -1
@@ -267,29 +266,24 @@ def _count(
     off = offsets[best] / n
     mean = tx.amount + off
     spread = math.sqrt(max(squares[best] / n - off * off, 0.0))
-    known = _known(events, low, high, tx.time, best, seen, stamp)
+    known = _known(events, low, high, tx.time, best, seen)
     _weigh(
         head, pattern, best, users[best], known, best_expected, mean, spread, n, first[best], found
     )
 
 
 @kernel
-def _known(events: Any, low: int, high: int, time: int, window: int, seen: Any, stamp: int) -> int:
+def _known(events: Any, low: int, high: int, time: int, window: int, seen: Any) -> int:
     """How many of the users counted in a window had paid before it began; they are struck off."""
-    mask = np.uint64(TABLE_SIZE - 1)
     known = 0
     for i in range(low, high):
         age = time - events[i].time
         if age < BURST_WINDOW_MS[window] or age >= _KNOWN_FOR:
             continue
-        slot = np.uint64(events[i].user) & mask
-        while seen[slot].stamp == stamp:
-            if seen[slot].value == events[i].user:
-                if seen[slot].window <= window:
-                    known += 1
-                    seen[slot].window = N_BURST_WINDOWS
-                break
-            slot = (slot + np.uint64(1)) & mask
+        slot = slot_of(events[i].user, seen)
+        if seen.window[slot] <= window:
+            known += 1
+            seen.window[slot] = N_BURST_WINDOWS
     return known
 
 

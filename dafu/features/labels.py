@@ -96,15 +96,15 @@ def awaited(labels: Any, transaction: int) -> int:
 
 
 @kernel
-def count_delayed(age: int, delayed: np.ndarray) -> None:
-    """Count a transaction of this age in the shortest delayed window that holds it."""
+def delayed_window_of(age: int) -> int:
+    """Number of the shortest delayed window that holds this age, N_DELAYED if none does."""
     older = age - LABEL_DELAY
     if older < 0:
-        return
-    for j in range(N_DELAYED):
-        if older < DELAYED_WINDOW_MS[j]:
-            delayed[j] += 1.0
-            return
+        return N_DELAYED
+    j = N_DELAYED
+    while j > 0 and older < DELAYED_WINDOW_MS[j - 1]:
+        j -= 1
+    return j
 
 
 @kernel

@@ -17,7 +17,7 @@ from dafu.features.labels import (
     add_archived_delayed,
     archive_delayed,
     archived_until,
-    count_delayed,
+    delayed_window_of,
     enter_label,
     write_label_features,
 )
@@ -37,12 +37,12 @@ from dafu.features.state import (
 from dafu.features.windows import (
     MOMENTS,
     SEEN,
-    TABLE_SIZE,
     add_archived,
     add_to_buckets,
     count_distinct,
     eviction_end,
     forget_expired,
+    forget_seen,
     last_time,
     linear_count,
     must_evict,
@@ -167,12 +167,10 @@ def step_merchants(
     is float64[n, F], `status` int8[n] is APPLIED, FENCED or LABELLED, and `bursts` BURST[n], zeros
     at first, says what there is to tell of bursts.
     """
-    seen = np.zeros(TABLE_SIZE, SEEN)
-    youngest = np.empty(N_WINDOWS + 1, np.int64)
+    scratch = np.zeros(1, SEEN)
     slot_age = np.empty(MERCHANT_SLOTS, np.int64)
     moments = np.empty((N_WINDOWS, MOMENTS), np.float64)
-    delayed = np.empty(N_DELAYED, np.float64)
-    stamp = 0
+    delayed = np.empty(N_DELAYED + 1, np.float64)  # and those that are in none
 
     for n in range(len(transactions)):
         tx = transactions[n]
@@ -202,9 +200,9 @@ def step_merchants(
             row[_SINCE_LAST] = (tx.time - last) / 1000.0
         row[_AGE] = max(tx.time - head.first_time, 0) / DAY if head.first_time != NEVER else 0.0
 
-        stamp += 1
+        seen = scratch[0]
+        forget_seen(seen)
         moments[:] = 0.0
-        youngest[:] = 0
         delayed[:] = 0.0
         # Since when labels have had the time to come, of what is evicted and what is retained.
         labelled = NEVER
@@ -212,7 +210,7 @@ def step_merchants(
             labelled = head.evicted_until
         for i in range(low, high):
             age = tx.time - events[i].time
-            count_delayed(age, delayed)
+            delayed[delayed_window_of(age)] += 1.0
             if age >= LABEL_DELAY:
                 labelled = max(labelled, events[i].time)
             if age < 0 or age >= _LONGEST:
@@ -220,13 +218,13 @@ def step_merchants(
             k = window_of(age)
             moments[k, 0] += 1.0
             moments[k, 1] += events[i].amount  # earlier ones only: their mean is wanted as well
-            count_distinct(events[i].user, k, stamp, seen, youngest)
+            count_distinct(events[i].user, k, seen)
         moments[0, 0] += 1.0
-        count_distinct(tx.user, 0, stamp, seen, youngest)
+        count_distinct(tx.user, 0, seen)
         for k in range(1, N_WINDOWS):
             moments[k, 0] += moments[k - 1, 0]
             moments[k, 1] += moments[k - 1, 1]
-            youngest[k] += youngest[k - 1]
+            seen.youngest[k] += seen.youngest[k - 1]
 
         for j in range(1, N_DELAYED):
             delayed[j] += delayed[j - 1]
@@ -238,7 +236,7 @@ def step_merchants(
             _users_beyond(archive, events, low, high, tx.time, slot_age)
             add_archived_delayed(archive, tx.time, delayed)
         for k in range(N_WINDOWS):
-            users = float(youngest[k])
+            users = float(seen.youngest[k])
             if beyond and head.evicted_until > tx.time - WINDOW_MS[k]:
                 add_archived(archive, k, tx.time, 0.0, moments)
                 empty = 0
@@ -268,11 +266,11 @@ def step_merchants(
                 row[_TO_MEAN] = tx.amount / mean
 
         found = bursts[n]
-        stamp += 2
         span = min(tx.time - head.first_time, WINDOW_MS[_MONTH]) - WINDOW_MS[_DAY]
         rate = (moments[_MONTH, 0] - moments[_DAY, 0]) / span if span > 0 else 0.0
         users_1h = row[_WINDOWED + 3 * _HOUR + 2]
-        judge(head, events, low, high, tx, rate, users_1h, youngest[_DAY], seen, stamp - 1, found)
+        users_1d = seen.youngest[_DAY]
+        judge(head, events, low, high, tx, rate, users_1h, users_1d, seen, found)
         row[_BURST_USERS] = found.users
         row[_BURST_SCORE] = found.score
         follow(head, events, low, high, tx, found)

@@ -20,7 +20,7 @@ from dafu.features.labels import (
     add_archived_delayed,
     archive_delayed,
     awaited,
-    count_delayed,
+    delayed_window_of,
     enter_label,
     write_label_features,
 )
@@ -48,12 +48,12 @@ from dafu.features.state import (
 from dafu.features.windows import (
     MOMENTS,
     SEEN,
-    TABLE_SIZE,
     add_archived,
     add_to_buckets,
     count_distinct,
     eviction_end,
     forget_expired,
+    forget_seen,
     last_time,
     linear_count,
     must_evict,
@@ -308,20 +308,13 @@ def step_users(
     facts : FACTS[n], zeros
         Filled in for labels and memberships of users who are, or were, in a ring.
     """
-    # Views are taken here, once: each one taken in the loop below costs two atomic operations.
-    seen_merchants = np.zeros(TABLE_SIZE, SEEN)
-    seen_devices = np.zeros(TABLE_SIZE, SEEN)
-    seen_ips = np.zeros(TABLE_SIZE, SEEN)
-    seen_countries = np.zeros(TABLE_SIZE, SEEN)
-    youngest = np.empty((_THINGS, N_WINDOWS + 1), np.int64)
-    merchants, devices, ips, countries = youngest[0], youngest[1], youngest[2], youngest[3]
+    seen = np.zeros(_THINGS, SEEN)
     distinct = np.empty((_THINGS, _N_DISTINCT), np.float64)
     slot_age = np.empty(USER_SLOTS, np.int64)
     moments = np.empty((N_WINDOWS, MOMENTS), np.float64)
     sums = np.empty(N_WINDOWS, np.float64)
     earlier = np.empty(RETAINED_MAX, np.float64)
-    delayed = np.empty(N_DELAYED, np.float64)
-    stamp = 0
+    delayed = np.empty(N_DELAYED + 1, np.float64)  # and those that are in none
 
     for n in range(len(transactions)):
         tx = transactions[n]
@@ -359,10 +352,11 @@ def step_users(
         _time_features(head, events, low, high, tx, row)
         _place_features(head, tx, row)
 
-        stamp += 1
+        merchants, devices, ips, countries = seen[0], seen[1], seen[2], seen[3]
+        for a in range(_THINGS):
+            forget_seen(seen[a])
         moments[:] = 0.0
         sums[:] = 0.0
-        youngest[:] = 0
         delayed[:] = 0.0
         n_earlier = 0
         largest = tx.amount
@@ -373,7 +367,7 @@ def step_users(
         for i in range(low, high):
             event = events[i]
             age = tx.time - event.time
-            count_delayed(age, delayed)
+            delayed[delayed_window_of(age)] += 1.0
             if age < 0 or age >= _LONGEST:
                 continue
             k = window_of(age)
@@ -385,32 +379,32 @@ def step_users(
             earlier[n_earlier] = event.amount
             n_earlier += 1
             largest = max(largest, event.amount)
-            count_distinct(event.merchant, k, stamp, seen_merchants, merchants)
+            count_distinct(event.merchant, k, merchants)
             seen_merchant |= event.merchant == tx.merchant
             nearer = k < k_before
             k_before = k
             if event.device != 0 and (nearer or event.device != device):
-                count_distinct(event.device, k, stamp, seen_devices, devices)
+                count_distinct(event.device, k, devices)
                 seen_device |= event.device == tx.device
             if event.ip != 0 and (nearer or event.ip != ip):
-                count_distinct(event.ip, k, stamp, seen_ips, ips)
+                count_distinct(event.ip, k, ips)
                 seen_ip |= event.ip == tx.ip
             if event.country != 0 and (nearer or event.country != country):
-                count_distinct(event.country, k, stamp, seen_countries, countries)
+                count_distinct(event.country, k, countries)
                 seen_country |= event.country == tx.country
             device, ip, country = event.device, event.ip, event.country
         moments[0, 0] += 1.0
         sums[0] += tx.amount
-        count_distinct(tx.merchant, 0, stamp, seen_merchants, merchants)
+        count_distinct(tx.merchant, 0, merchants)
         row[_NEW_MERCHANT] = 0.0 if seen_merchant else 1.0
         if tx.device != 0:
-            count_distinct(tx.device, 0, stamp, seen_devices, devices)
+            count_distinct(tx.device, 0, devices)
             row[_NEW_DEVICE] = 0.0 if seen_device else 1.0
         if tx.ip != 0:
-            count_distinct(tx.ip, 0, stamp, seen_ips, ips)
+            count_distinct(tx.ip, 0, ips)
             row[_NEW_IP] = 0.0 if seen_ip else 1.0
         if tx.country != 0:
-            count_distinct(tx.country, 0, stamp, seen_countries, countries)
+            count_distinct(tx.country, 0, countries)
             row[_NEW_COUNTRY] = 0.0 if seen_country else 1.0
         for k in range(1, N_WINDOWS):
             moments[k, 0] += moments[k - 1, 0]
@@ -427,7 +421,7 @@ def step_users(
             k = 0
             for j in range(_N_DISTINCT):
                 while k <= DISTINCT_WINDOW_NUMBERS[j]:
-                    running += youngest[a, k]
+                    running += seen[a].youngest[k]
                     k += 1
                 distinct[a, j] = running
 

@@ -31,8 +31,19 @@ for users and 0 for merchants."""
 TABLE_SIZE: Final = 512
 """Slots of a scratch hash table, a power of two; at most RETAINED_MAX + 1 are ever used."""
 
-SEEN: Final = np.dtype([("value", "u8"), ("stamp", "i4"), ("window", "i4")])
-"""A slot: the value, in which round it was written, and the shortest window it was seen in."""
+EMPTY: Final = 255
+"""In place of the window of a slot that holds no value."""
+
+SEEN: Final = np.dtype(
+    [
+        ("value", "u8", (TABLE_SIZE,)),
+        ("window", "u1", (TABLE_SIZE,)),  # the shortest window that the value was seen in, or EMPTY
+        ("youngest", "i8", (N_WINDOWS + 1,)),
+    ]
+)
+"""Distinct values, by an open-addressing hash table; `youngest[k]` counts those whose youngest
+sight falls into window k and no shorter one. One record, not arrays: handing an array to another
+kernel costs two atomic operations, which is more than looking up a value."""
 
 
 @kernel
@@ -131,31 +142,40 @@ def linear_count(empty: int, slots: int) -> float:
 
 
 @kernel
-def count_distinct(value: int, k: int, stamp: int, table: Any, youngest: np.ndarray) -> None:
-    """Note a value seen in window k; `youngest[k]` counts the values whose youngest sight falls
-    into window k and no shorter one.
+def forget_seen(seen: Any) -> None:
+    """Empty a `SEEN`."""
+    seen.window[:] = EMPTY
+    seen.youngest[:] = 0
 
-    `table` (SEEN[TABLE_SIZE]) is an open-addressing hash table that a new stamp empties in no time.
-    """
+
+@kernel
+def slot_of(value: int, seen: Any) -> np.uint64:
+    """The slot that holds a value, or else the one where it belongs."""
     mask = np.uint64(TABLE_SIZE - 1)
     slot = np.uint64(value) & mask
-    while table[slot].stamp == stamp:
-        if table[slot].value == value:
-            if k < table[slot].window:
-                youngest[table[slot].window] -= 1
-                youngest[k] += 1
-                table[slot].window = k
-            return
+    while seen.window[slot] != EMPTY and seen.value[slot] != value:
         slot = (slot + np.uint64(1)) & mask
-    table[slot].stamp = stamp
-    table[slot].value = value
-    table[slot].window = k
-    youngest[k] += 1
+    return slot
+
+
+@kernel
+def count_distinct(value: int, k: int, seen: Any) -> None:
+    """Note a value seen in window k."""
+    slot = slot_of(value, seen)
+    held = seen.window[slot]
+    if held == EMPTY:
+        seen.value[slot] = value
+    elif k < held:
+        seen.youngest[held] -= 1
+    else:
+        return
+    seen.window[slot] = k
+    seen.youngest[np.uint64(k)] += 1
 
 
 @kernel
 def median(values: np.ndarray, n: int) -> float:
-    """Median of the first n >= 1 values, which are reordered (Hoare's quickselect)."""
+    """Median of the first n >= 1 values, which are reordered."""
     upper = _select(values, n, n // 2)
     if n % 2 == 1:
         return upper
@@ -167,25 +187,28 @@ def median(values: np.ndarray, n: int) -> float:
 
 @kernel
 def _select(values: np.ndarray, n: int, k: int) -> float:
-    low = 0
-    high = n - 1
-    while low < high:
+    """The k-th smallest of n values (quickselect); those before position k are not larger then.
+
+    Partitions without branches (Lomuto's way): which side a value goes to can not be predicted.
+    """
+    low, high = 0, n
+    while True:
         pivot = values[(low + high) // 2]
-        i = low
-        j = high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            high = j
-        elif k >= i:
-            low = i
-        else:
-            break
-    return float(values[k])
+        smaller = low
+        for i in range(low, high):
+            value = values[i]
+            values[i] = values[smaller]
+            values[smaller] = value
+            smaller += value < pivot
+        if k < smaller:
+            high = smaller
+            continue
+        equal = smaller
+        for i in range(smaller, high):
+            value = values[i]
+            values[i] = values[equal]
+            values[equal] = value
+            equal += value == pivot
+        if k < equal:
+            return float(pivot)
+        low = equal

@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dafu.features.state import N_WINDOWS, WINDOW_MS
-from dafu.features.windows import SEEN, TABLE_SIZE, count_distinct, linear_count, median, window_of
+from dafu.features.state import N_WINDOWS, RETAINED_MAX, WINDOW_MS
+from dafu.features.windows import (
+    SEEN,
+    TABLE_SIZE,
+    count_distinct,
+    forget_seen,
+    linear_count,
+    median,
+    window_of,
+)
 from tests.oracle import MS
 
 finite = st.floats(0, 1e12)
@@ -34,23 +42,34 @@ def test_window_edges() -> None:
     assert window_of(0) == 0
 
 
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.one_of(st.integers(1, 5), st.integers(0, 3).map(lambda k: 2**63 + k * TABLE_SIZE)),
-            st.sampled_from([0, *(m + d for m in MS.values() for d in (-1, 0))]),
-        ),
-        max_size=40,
-    )
+_ROUND = st.lists(
+    st.tuples(
+        st.one_of(st.integers(0, 5), st.integers(0, 3).map(lambda k: 2**63 + k * TABLE_SIZE)),
+        st.sampled_from([0, *(m + d for m in MS.values() for d in (-1, 0))]),
+    ),
+    max_size=40,
 )
-def test_distinct_values_by_their_youngest_sight(seen: list[tuple[int, int]]) -> None:
-    table = np.zeros(TABLE_SIZE, SEEN)
-    youngest = np.zeros(N_WINDOWS + 1, np.int64)
-    for value, age in seen:
-        count_distinct(cast("int", np.uint64(value)), window_of(age), 1, table, youngest)
-    for k, length in enumerate(MS.values()):
-        assert youngest[: k + 1].sum() == len({v for v, age in seen if age < length})
+
+
+@settings(deadline=None)
+@given(st.lists(_ROUND, max_size=3))
+def test_distinct_values_by_their_youngest_sight(rounds: list[list[tuple[int, int]]]) -> None:
+    table = np.zeros(1, SEEN)[0]
+    for sights in rounds:
+        forget_seen(table)
+        for value, age in sights:
+            count_distinct(cast("int", np.uint64(value)), window_of(age), table)
+        for k, length in enumerate(MS.values()):
+            assert table["youngest"][: k + 1].sum() == len({v for v, age in sights if age < length})
+
+
+def test_as_many_values_as_are_ever_retained_are_told_apart() -> None:
+    table = np.zeros(1, SEEN)[0]
+    forget_seen(table)
+    for value in range(RETAINED_MAX + 1):
+        for k in (2, 1):
+            count_distinct(cast("int", np.uint64(value * TABLE_SIZE + value % 3)), k, table)
+    assert table["youngest"].tolist() == [0, RETAINED_MAX + 1, *[0] * (N_WINDOWS - 1)]
 
 
 @pytest.mark.parametrize("slots", [128, 512])
