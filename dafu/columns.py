@@ -234,6 +234,16 @@ def copy_bytes(source: U8, at: int, target: U8, to: int, n: int) -> None:
 
 
 @kernel
+def same_bytes(a: U8, a_at: int, b: U8, b_at: int, n: int) -> bool:
+    """Whether n bytes are the same; for kernels, which have checked that they are there."""
+    p, q = np.uint64(a_at), np.uint64(b_at)
+    for i in range(np.uint64(max(n, 0))):  # noqa: SIM110 (a kernel has no generators)
+        if a[p + i] != b[q + i]:
+            return False
+    return True
+
+
+@kernel
 def _append(
     buffer: U8,
     starts: I64,
@@ -293,12 +303,7 @@ def _equal(
 ) -> None:
     for i in range(len(a_starts)):
         n = a_lengths[i]
-        out[i] = n == b_lengths[i]
-        if out[i] and n > 0:
-            for j in range(n):
-                if a[a_starts[i] + j] != b[b_starts[i] + j]:
-                    out[i] = False
-                    break
+        out[i] = n == b_lengths[i] and same_bytes(a, a_starts[i], b, b_starts[i], n)
 
 
 def equal(a: ByteColumn, b: ByteColumn) -> NDArray[np.bool_]:

@@ -17,8 +17,8 @@ from dafu.notebook.tables import TableLike
 from dafu.rings.parting import MIN_MEMBERS
 from dafu.rings.picture import draw
 from dafu.settings import load_settings
-from dafu.stages.network import IDENTIFIERS
 from dafu.stages.ring_pipeline import RingPipeline
+from dafu.stages.sightings import IDENTIFIERS
 
 
 class FraudNetwork(FoundRing, frozen=True, gc=False, omit_defaults=True):

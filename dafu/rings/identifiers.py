@@ -39,7 +39,6 @@ from typing import Final
 from msgspec import Struct, field
 
 from dafu.hashing import hash64
-from dafu.rings.encoding import reader
 from dafu.rings.facts import merge_facts
 from dafu.rings.records import Facts, Kind, Link, Sighting
 
@@ -131,10 +130,6 @@ class IdentifierState(Struct, array_like=True):
     def ignored(self) -> bool:
         """Whether the identifier ties nobody although several have it."""
         return bool(self.crowd) or self.weight == 0.0
-
-
-read_identifier = reader("identifier", IdentifierState)
-"""An identifier's state from (key, bytes)."""
 
 
 def step(state: IdentifierState, sighting: Sighting) -> tuple[IdentifierState, list[Link]]:

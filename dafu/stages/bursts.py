@@ -8,7 +8,7 @@ from dafu.columns import ByteColumn, positions
 from dafu.rings.bursts import burst_alert
 from dafu.rings.records import encode
 from dafu.stages.batch import NO_MESSAGES, Messages
-from dafu.stages.network import facts_of
+from dafu.stages.network import facts_of, told_facts
 
 
 def burst_alerts(
@@ -32,11 +32,12 @@ def burst_alerts(
     rows = positions(bursts["event"])
     if not rows.size:
         return NO_MESSAGES
+    known = told_facts(facts_of(features[rows], times[rows]))
     alerts = [
         burst_alert(
             bursts[i], merchant_id=_text(merchants[i]), user_id=_text(users[i]), facts=facts
         )
-        for i, facts in zip(rows.tolist(), facts_of(features[rows], times[rows]), strict=True)
+        for i, facts in zip(rows.tolist(), known, strict=True)
     ]
     return Messages.of([a.ring_id.encode() for a in alerts], [encode(a) for a in alerts])
 

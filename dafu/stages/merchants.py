@@ -41,8 +41,9 @@ from dafu.stages.decide import APPROVE, BLOCK, Thresholds, Verdicts, decide
 from dafu.stages.decisions import DecisionIds, DecisionWriter
 from dafu.stages.forwarded import documents, ring_texts, unpack
 from dafu.stages.lists import HeldEntries, Listed, Lists
-from dafu.stages.network import activities, facts_of, sightings
+from dafu.stages.network import activities, facts_of, told_facts
 from dafu.stages.reasons import ring_reason
+from dafu.stages.sightings import sightings
 from dafu.stages.texts import PLACES, TEXTS, Texts
 from dafu.tables.changes import NOTHING, Changes
 from dafu.tables.working_set import SourceMarks, WorkingSet, id_key
@@ -244,12 +245,12 @@ def _tell_blocked(
     texts: Texts, rows: np.ndarray, times: np.ndarray, features: np.ndarray, output: MerchantOutput
 ) -> None:
     """Tell whose transactions were blocked: by their identifiers, and of members of rings."""
-    facts = facts_of(features, times, blocked=True)
+    facts = facts_of(features, times)
     every = np.ones((len(rows), len(KINDS)), np.bool_)
-    output.sightings, _ = sightings(texts, rows, every, facts)
+    output.sightings, _ = sightings(texts, rows, every, facts, blocked=True)
     members = positions(features[:, _RING_SIZE] > 0)
     if members.size:
-        known = [facts[i] for i in members.tolist()]
+        known = told_facts(facts[members], blocked=True)
         paid = np.ones(members.size, np.bool_)
         output.activities = activities(texts, rows[members], known, paid)
 

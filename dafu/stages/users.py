@@ -35,7 +35,7 @@ from dafu.features.state import (
 from dafu.features.users import USER_INPUT, step_users
 from dafu.models.recurrent import RecurrentModel
 from dafu.partitioner import key_hashes
-from dafu.rings.records import KINDS, Facts
+from dafu.rings.records import KINDS
 from dafu.stages.batch import (
     ABSENT_TEXT,
     LABEL_MAGIC,
@@ -49,9 +49,10 @@ from dafu.stages.batch import (
     model_number,
     share_out,
 )
-from dafu.stages.network import IDENTIFIERS, activities, facts_of, sightings, told_facts
+from dafu.stages.network import activities, facts_of, hundredths, told_facts
 from dafu.stages.reading import Parsed, parse_batch
 from dafu.stages.scan import HASHED_FIELDS
+from dafu.stages.sightings import IDENTIFIERS, sightings
 from dafu.stages.texts import PLACES
 from dafu.tables.changes import NOTHING
 from dafu.tables.working_set import Memory, WorkingSet
@@ -326,14 +327,10 @@ def _tell_activities(
     rows = rows[(stepped.status[rows] == APPLIED) | (facts["as_of"][rows] > 0)]
     paid = stepped.status[rows] == APPLIED
     at = parsed.rows[rows]
-    by_row = dict(
-        zip(
-            rows[paid].tolist(),
-            facts_of(stepped.features[rows[paid]], parsed.scan.time[at[paid]]),
-            strict=True,
-        )
-    )
-    known: list[Facts] = [by_row.get(p) or told_facts(facts[p]) for p in rows.tolist()]
+    told = facts[rows]
+    told["amount"] = hundredths(told["amount"])
+    told[paid] = facts_of(stepped.features[rows[paid]], parsed.scan.time[at[paid]])
+    known = told_facts(told)
     output.activities = activities(parsed.texts, at, known, paid)
 
 

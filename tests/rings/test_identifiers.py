@@ -17,11 +17,11 @@ from dafu.rings.identifiers import (
     WEEK_MS,
     WINDOW_MS,
     IdentifierState,
-    read_identifier,
     step,
     weigh,
 )
 from dafu.rings.records import Facts, Kind, Link, Sighting
+from dafu.rings.sole import read_identifier
 from tests.rings.streams import HOUR, START, sightings, streams
 
 

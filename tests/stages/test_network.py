@@ -20,8 +20,9 @@ from dafu.stages.batch import InputBatch, MerchantOutput, Messages
 from dafu.stages.decide import Thresholds
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
-from dafu.stages.network import IDENTIFIERS, facts_of
+from dafu.stages.network import facts_of, told_facts
 from dafu.stages.scan import HASHED_FIELDS
+from dafu.stages.sightings import IDENTIFIERS
 from dafu.tables.records import MemoryRecords
 from tests.oracle import Enrolment, Payment
 from tests.streams import (
@@ -185,11 +186,14 @@ def test_a_long_id_and_text_are_cut_between_characters() -> None:
 def test_what_is_no_number_is_no_fact_and_can_be_sent() -> None:
     odd = np.full((4, len(FEATURES)), [[np.nan], [np.inf], [-np.inf], [-5.0]])
     times = np.array([START] * 4)
-    assert facts_of(odd, times) == [Facts(START, START)] * 4
-    (large,) = facts_of(np.full((1, len(FEATURES)), 2.0**53), times[:1], blocked=True)
+    assert told_facts(facts_of(odd, times)) == [Facts(START, START)] * 4
+    huge = facts_of(np.full((1, len(FEATURES)), 2.0**53), times[:1])
+    (large,) = told_facts(huge, blocked=True)
     assert (large.since, large.blocked_at) == (0, START)
     assert json.loads(encode(large))["transactions"] == 2**53
-    assert facts_of(np.full((1, len(FEATURES)), 1e300), times[:1]) == [Facts(START, START)]
+    assert json.loads(encode(large))["amount"] == 2**50 / 100
+    beyond = facts_of(np.full((1, len(FEATURES)), 1e300), times[:1])
+    assert told_facts(beyond) == [Facts(START, START)]
 
 
 def test_identifiers_are_the_last_hashes_in_the_order_of_their_kinds() -> None:
