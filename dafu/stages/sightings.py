@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from dafu.columns import I64, U8, ByteColumn, copy_bytes, positions, same_bytes
 from dafu.hashing import xxh64
 from dafu.kernel import kernel
-from dafu.rings.hygiene import clean
+from dafu.rings.hygiene import judge
 from dafu.rings.records import KINDS, Kind
 from dafu.rings.sole import SIGHTED
 from dafu.stages.batch import NO_MESSAGES, Messages
@@ -151,18 +150,20 @@ def _values(texts: Texts, at: I64, kinds: I64) -> tuple[ByteColumn, ByteColumn, 
         others = positions(~usual)
         if len(others):
             given = column.take(others).strings()
-            found = [clean(kind, text) if text else None for text in given]
+            found = [judge(kind, text).value if text else None for text in given]
             refused += sum(map(bool, given)) - sum(text is not None for text in found)
+            raw = [None if text is None else text.encode() for text in found]
             order.append(own[others])
-            names.append(ByteColumn.of([None if t is None else t.encode() for t in found]))
-            values.append(ByteColumn.of([None if t is None else _json(t) for t in found]))
+            names.append(ByteColumn.of(raw))
+            values.append(ByteColumn.of([text and _as_json(text) for text in raw]))
     where = np.empty(len(at), np.int64)
     where[np.concatenate(order)] = np.arange(len(at))
     return ByteColumn.joined(names).take(where), ByteColumn.joined(values).take(where), refused
 
 
-def _json(text: str) -> bytes:
-    return msgspec.json.encode(text)[1:-1]
+def _as_json(text: bytes) -> bytes:
+    """Printable UTF-8 as JSON has it between the quotes."""
+    return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
 def usual_addresses(column: ByteColumn) -> NDArray[np.bool_]:

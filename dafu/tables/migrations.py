@@ -139,9 +139,10 @@ class Migrations:
                 )
             self._of_chunk_length[dtype.itemsize * layout.chunk] = i
 
-    def is_old(self, value: bytes | None) -> bool:
-        """Whether a head record is not of the present version, or there is none."""
-        return value is None or not value.startswith(self._tag)
+    def old_heads(self, values: Sequence[bytes | None]) -> list[int]:
+        """Positions of head records that are not of the present version, or not there."""
+        tag = self._tag
+        return [i for i, v in enumerate(values) if v is None or not v.startswith(tag)]
 
     def heads(self, entities: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
         """Head records, each with the events of its open chunk, in the present layout.

@@ -194,10 +194,15 @@ class WorkingSet:
     def new_entities(self) -> list[list[bytes]]:
         """Entities that the present version has not written yet and is about to, share by share."""
         out: list[list[bytes]] = [[] for _ in self._shares]
-        before = self._before.view(self.layout.head)
-        for e, value in enumerate(self._as_stored):
-            if self._migrations.is_old(value) and self.heads[e] != before[e]:
-                out[int(np.searchsorted(self._ends, e, side="right"))].append(self.entities[e])
+        old = self._migrations.old_heads(self._as_stored)
+        if not old:
+            return out
+        size = self.layout.head.itemsize
+        before, now = self._before.reshape(-1, size), self.heads.view(np.uint8).reshape(-1, size)
+        written = np.array(old)[(before[old] != now[old]).any(axis=1)]
+        shares = np.searchsorted(self._ends, written, side="right")
+        for e, share in zip(written.tolist(), shares.tolist(), strict=True):
+            out[share].append(self.entities[e])
         return out
 
     def _damaged(self, key: bytes) -> StateError:
