@@ -48,7 +48,7 @@ from dafu.features.windows import (
     must_evict,
     window_of,
 )
-from dafu.kernel import kernel
+from dafu.kernel import kernel, long_kernel
 
 MERCHANT_INPUT: Final = np.dtype(
     [
@@ -147,7 +147,7 @@ def _streak(
         row[_STREAK_DAYS] = (time - first) / DAY
 
 
-@kernel
+@long_kernel
 def step_merchants(
     heads: Any,
     events: Any,

@@ -59,7 +59,7 @@ from dafu.features.windows import (
     must_evict,
     window_of,
 )
-from dafu.kernel import kernel
+from dafu.kernel import kernel, long_kernel
 
 USER_INPUT: Final = np.dtype(
     [
@@ -265,7 +265,7 @@ def _meet_label(labels: Any, tx: Any, entry: Any) -> None:
     entry.observed = labels.observed[k]
 
 
-@kernel
+@long_kernel
 def step_users(
     heads: Any,
     events: Any,

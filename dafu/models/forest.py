@@ -35,7 +35,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dafu.kernel import kernel
+from dafu.kernel import long_kernel
 from dafu.models.errors import ModelError
 
 F64 = NDArray[np.float64]
@@ -339,7 +339,7 @@ def _slots(forest: Forest, fill: F64 | None) -> tuple[I32, F64, I32]:
     return feature, values, slot
 
 
-@kernel
+@long_kernel
 def _walk(
     x: NDArray[Any],
     columns: I32,

@@ -26,7 +26,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from dafu.kernel import kernel
+from dafu.kernel import kernel, long_kernel
 from dafu.models.calibration import RankCalibration, interpolate
 from dafu.models.errors import ModelError
 from dafu.models.model import Arrays, Manifest, Provenance
@@ -557,7 +557,7 @@ def _surprise(inputs: Any, out: Any) -> Any:
     return total / n + _LOG_2PI_HALF
 
 
-@kernel
+@long_kernel
 def _step(
     x: Any,
     columns: Any,

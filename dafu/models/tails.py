@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Struct, to_builtins
 from numpy.typing import NDArray
 
-from dafu.kernel import kernel
+from dafu.kernel import long_kernel
 from dafu.models.calibration import RankCalibration, interpolate
 from dafu.models.errors import ModelError
 from dafu.models.forest import check_rows
@@ -247,7 +247,7 @@ class TailsModel(ModelBase):
         return risk
 
 
-@kernel
+@long_kernel
 def _walk(
     x: NDArray[Any],
     columns: I32,

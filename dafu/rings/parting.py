@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dafu.kernel import kernel
+from dafu.kernel import kernel, long_kernel
 from dafu.rings.identifiers import DAY_MS, WINDOW_MS
 from dafu.rings.records import KINDS
 
@@ -251,7 +251,7 @@ def _belonging(
     return joins
 
 
-@kernel
+@long_kernel
 def take_apart(
     people: Any,
     weight: F64,

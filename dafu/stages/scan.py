@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dafu.columns import NULL, ByteColumn
 from dafu.hashing import xxh64
-from dafu.kernel import kernel
+from dafu.kernel import kernel, long_kernel
 from dafu.schema import MAX_RECORD_BYTES, MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, Transaction
 from dafu.stages.lexer import (
     FAILED,
@@ -180,7 +180,7 @@ def scan(values: ByteColumn) -> Scan:
     return result
 
 
-@kernel
+@long_kernel
 def _scan(
     text: NDArray[np.uint8],
     starts: NDArray[np.int64],
