@@ -92,6 +92,16 @@ def test_what_is_not_sound_is_rejected() -> None:
     assert not len(output.only_changes)
 
 
+def test_a_record_without_a_key_is_rejected_wherever_it_stands() -> None:
+    raw = encode(Sighting("u", "device", "x1", "t", "m", Facts(START, START)))
+    for keys in ([None, b"device:x1"], [b"device:x1", None], [None, None]):
+        output = IdentifierStage().run(
+            InputBatch.of(0, keys, [raw, raw]), lambda _: MemoryRecords()
+        )
+        assert [r.reason for r in output.rejected] == ["wrong_key"] * keys.count(None)
+        assert [k for k, _ in output.only_changes] == [b"Hdevice:x1"] * (2 - keys.count(None))
+
+
 def test_what_is_ignored_is_counted() -> None:
     stream = [
         Sighting(f"u{k}", "ip", "10.0.0.1", f"t{k}", "m", Facts(START + k, START))
