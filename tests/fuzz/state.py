@@ -1,8 +1,8 @@
 """Damaged state: whatever the records of a table hold, loading them works or says what is wrong.
 
-Records of both tables and forwarded records are damaged at random, and transactions are applied
-to them. A `DafuError` is an answer; anything else is a finding, also a read outside an array when
-kernels are compiled with bounds checks, as `python -m tests.fuzz` does.
+Records of three tables, forwarded records and sightings are damaged at random, and transactions or
+sightings are applied to them. A `DafuError` is an answer; anything else is a finding, also a read
+outside an array when kernels are compiled with bounds checks, as `python -m tests.fuzz` does.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dafu.errors import DafuError
+from dafu.rings.records import Facts, Sighting, encode
 from dafu.rules import Rule, compile_rules
 from dafu.stages.batch import FORWARD, InputBatch
 from dafu.stages.decide import Thresholds
+from dafu.stages.identifiers import IdentifierStage
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
 from dafu.stages.users import UserStage
@@ -56,6 +58,19 @@ def _joins(user: str) -> Enrolment:
     )
 
 
+def _sighting(i: int, users: int) -> tuple[bytes, bytes]:
+    """Key and value of a sighting; the first `users` things have two users, the others one."""
+    thing = i % 12
+    user = f"u{thing}" if thing >= users or i % 24 < 12 else "other"
+    time = START + i * HOUR
+    facts = Facts(time, START, 1 + i, i / 4, i % 2, time if i % 3 == 0 else 0)
+    if thing % 2:
+        told = Sighting(user, "ip", f"10.0.0.{thing}", f"t{i}", f"m{i % 6}", facts)
+    else:
+        told = Sighting(user, "device", f"fp_{thing}", f"t{i}", f"m{i % 6}", facts)
+    return f"{told.kind}:{told.value}".encode(), encode(told)
+
+
 class StateFuzzer:
     """Applies transactions to damaged copies of a state with archives and closed chunks.
 
@@ -85,6 +100,15 @@ class StateFuzzer:
         following = self._users.run(self._fresh, lambda _: users)
         self._keys = following.forward_keys.present()
         self._values = following.forward_values.present()
+        self._identifiers = IdentifierStage()
+        held, seen = MemoryRecords(), [_sighting(i, 3) for i in range(48)]
+        held.write(self._identifiers.run(self._log(seen, 0), lambda _: held).only_changes)
+        self._held = held.data
+        self._seen = [_sighting(48 + i, 3) for i in range(14)]
+
+    @staticmethod
+    def _log(records: Sequence[tuple[bytes, bytes]], first: int) -> InputBatch:
+        return InputBatch.of(0, [key for key, _ in records], [v for _, v in records], first)
 
     @staticmethod
     def _batch(payments: Sequence[Event], first: int) -> InputBatch:
@@ -93,7 +117,7 @@ class StateFuzzer:
 
     def step(self) -> None:
         """Damage something and apply transactions to it."""
-        which = self._rng.randrange(3)
+        which = self._rng.randrange(5)
         try:
             if which == 0:
                 records = self._damaged(self._data[0])
@@ -102,6 +126,13 @@ class StateFuzzer:
                 records = self._damaged(self._data[1])
                 log = InputBatch.of(0, self._keys, self._values, 1000)
                 records.write(self._merchants.run(log, lambda _: records).only_changes)
+            elif which == 2:
+                held = self._damaged(self._held)
+                log = self._log(self._seen, 100)
+                held.write(self._identifiers.run(log, lambda _: held).only_changes)
+            elif which == 3:
+                log = self._log([self._sighted(*record) for record in self._seen], 100)
+                self._identifiers.run(log, lambda _: MemoryRecords())
             else:
                 values = [self._forwarded(value) for value in self._values]
                 log = InputBatch.of(0, self._keys, values, 1000)
@@ -131,6 +162,11 @@ class StateFuzzer:
         return (
             head + value[FORWARD.itemsize :] if self._rng.random() < 0.8 else self._mutated(value)
         )
+
+    def _sighted(self, key: bytes, value: bytes) -> tuple[bytes, bytes]:
+        if self._rng.random() < 0.2:
+            key = self._mutated(key)
+        return key, value if self._rng.random() < 0.3 else self._mutated(value)
 
     def _mutated(self, value: bytes) -> bytes:
         raw = bytearray(value)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dafu.rings.records import Facts, Sighting, decode_inbox, encode
+from dafu.rings.records import Facts, Kind, Sighting, decode_inbox, encode
 from dafu.stages.batch import InputBatch
 from dafu.stages.identifiers import IdentifierStage
 from dafu.tables.migrations import StateError
@@ -100,6 +100,24 @@ def test_a_record_without_a_key_is_rejected_wherever_it_stands() -> None:
         )
         assert [r.reason for r in output.rejected] == ["wrong_key"] * keys.count(None)
         assert [k for k, _ in output.only_changes] == [b"Hdevice:x1"] * (2 - keys.count(None))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("device", "unknown"),
+        ("ip", "0.0.0.0"),
+        ("ip", "::ffff:10.0.0.1"),
+        ("card", "****1234"),
+        ("email", "Jane@shop.test"),
+    ],
+)
+def test_what_is_no_identifier_is_rejected_under_its_own_key_too(kind: Kind, value: str) -> None:
+    bad = Sighting("u", kind, value, "t", "m", Facts(START, START))
+    good = Sighting("u", "ip", "10.0.0.1", "t", "m", Facts(START, START))
+    output = IdentifierStage().run(sighting_batch([bad, good]), lambda _: MemoryRecords())
+    assert [(r.index, r.reason) for r in output.rejected] == [(0, "invalid_identifier")]
+    assert [key for key, _ in output.only_changes] == [b"Hip:10.0.0.1"]
 
 
 def test_what_is_ignored_is_counted() -> None:
