@@ -19,6 +19,8 @@ pytestmark = pytest.mark.broker
 PAUSED = "tests.integration.paused"
 BLOCKED = "tests.integration.blocked"
 N = 3000
+FEW = "2"
+"""Records a batch, so that a worker is in the middle of N for seconds, however fast it is."""
 
 
 async def test_a_consumer_that_stops_without_a_word_ends_its_worker(
@@ -80,7 +82,7 @@ async def test_a_stop_without_a_broker_ends_at_its_deadline_and_loses_nothing(
         system = System(broker.bootstrap, tmp_path, app="dafu.app", DAFU_STOP_DEADLINE="4")
         await system.create(system.topics.transactions)
         await system.publish(payments(N, seed=73))
-        with system.worker(DAFU_BATCH_RECORDS="20") as worker:
+        with system.worker(DAFU_BATCH_RECORDS=FEW) as worker:
             await system.decided(100, worker)
             broker.stop()
             await asyncio.sleep(1.0)
@@ -98,7 +100,7 @@ async def test_a_stop_under_load_commits_what_was_in_work(bootstrap: str, tmp_pa
     system = System(bootstrap, tmp_path, app="dafu.app")
     await system.create(system.topics.transactions)
     await system.publish(records)
-    with system.worker(DAFU_BATCH_RECORDS="20", DAFU_COMMIT_INTERVAL="20") as worker:
+    with system.worker(DAFU_BATCH_RECORDS=FEW, DAFU_COMMIT_INTERVAL="20") as worker:
         await system.decided(N // 10, worker)
         began = time.monotonic()
         await asyncio.to_thread(worker.stop)
