@@ -321,7 +321,7 @@ def _interleave(a: U8, size: int, b: U8, b_starts: I64, b_lengths: I64, out: U8)
     for i in range(len(b_starts)):
         copy_bytes(a, i * size, out, at, size)
         copy_bytes(b, b_starts[i], out, at + size, b_lengths[i])
-        at += size + b_lengths[i]
+        at += size + max(b_lengths[i], 0)
 
 
 def prepend(heads: U8, size: int, column: ByteColumn) -> ByteColumn:
@@ -331,9 +331,9 @@ def prepend(heads: U8, size: int, column: ByteColumn) -> ByteColumn:
     ----------
     heads : uint8 [n * size]
     column : ByteColumn [n]
-        None of them absent.
+        An absent one counts as empty.
     """
-    lengths = column.lengths + size
+    lengths = np.maximum(column.lengths, 0) + size
     out = np.empty(int(lengths.sum()), np.uint8)
     _interleave(heads, size, column.buffer, column.starts, column.lengths, out)
     return ByteColumn.packed(out, lengths)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dafu.columns import NULL, ByteColumn, positions, starting_with
+from dafu.columns import NULL, ByteColumn, equal, positions, prepend, starting_with
 
 STRINGS = st.lists(st.none() | st.binary(max_size=12), max_size=20)
 
@@ -80,3 +80,19 @@ def test_strings_that_begin_with_a_byte(values: list[bytes | None], byte: int) -
 @given(st.lists(st.booleans()))
 def test_positions_are_where_a_mask_is_true(mask: list[bool]) -> None:
     assert positions(np.array(mask, bool)).tolist() == [i for i, true in enumerate(mask) if true]
+
+
+@given(STRINGS, st.integers(1, 3))
+def test_bytes_ahead_of_every_string(values: list[bytes | None], size: int) -> None:
+    heads = np.arange(len(values) * size, dtype=np.uint8)
+    found = prepend(heads, size, ByteColumn.of(values))
+    assert found.tolist() == [
+        heads[i * size : (i + 1) * size].tobytes() + (v or b"") for i, v in enumerate(values)
+    ]
+
+
+@given(st.lists(st.tuples(st.none() | st.binary(max_size=2), st.none() | st.binary(max_size=2))))
+def test_where_two_columns_hold_the_same(pairs: list[tuple[bytes | None, bytes | None]]) -> None:
+    ours, theirs = ([pair[k] for pair in pairs] for k in range(2))
+    found = equal(ByteColumn.of(ours), ByteColumn.of(theirs))
+    assert found.tolist() == [a == b for a, b in pairs]

@@ -190,6 +190,7 @@ def _select(values: np.ndarray, n: int, k: int) -> float:
     """The k-th smallest of n values (quickselect); those before position k are not larger then.
 
     Partitions without branches (Lomuto's way): which side a value goes to can not be predicted.
+    What is no number, as in damaged state, counts as equal to any, so that this comes to an end.
     """
     low, high = 0, n
     while True:
@@ -208,7 +209,8 @@ def _select(values: np.ndarray, n: int, k: int) -> float:
             value = values[i]
             values[i] = values[equal]
             values[equal] = value
-            equal += value == pivot
+            larger = value > pivot
+            equal += not larger
         if k < equal:
             return float(pivot)
         low = equal

@@ -67,8 +67,8 @@ VERSION: Final = 2
 """Stands where records of other layouts have theirs; see `dafu.rings.encoding`."""
 
 MOST: Final = 2**53
-"""No number in a `SOLE` is larger, and none negative; other states are packed as they always are.
-"""
+"""No number in a `SOLE` or in a sighting that kernels write and read is larger, and none negative:
+up to here doubles are exact. Other states are packed as they always are."""
 
 LEFT: Final = 0
 STEPPED: Final = 1
@@ -230,11 +230,10 @@ def _advance(head: Any, seen: Any, offset: int, known: bool) -> int:
             return LEFT
         if offset <= head.fence:
             return FENCED
-        head_clock = max(head.clock, time)
         if time <= head.clock - WINDOW_MS:
             head.fence = offset
             return OUTDATED
-        if head.last_seen <= head_clock - WINDOW_MS:
+        if head.last_seen <= max(head.clock, time) - WINDOW_MS:
             return LEFT
         head.first_seen = min(head.first_seen, time)
         head.last_seen = max(head.last_seen, time)

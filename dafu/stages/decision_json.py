@@ -214,12 +214,13 @@ def _put_number(out: U8, at: int, micro: int) -> int:
     while digits > 1 and rest % 10 == 0:
         rest //= 10
         digits -= 1
-    _put_digits(out, at + 2, rest, digits)
+    put_digits(out, at + 2, rest, digits)
     return at + 2 + digits
 
 
 @kernel
-def _put_digits(out: U8, at: int, value: int, n: int) -> None:
+def put_digits(out: U8, at: int, value: int, n: int) -> None:
+    """Write the last n decimal digits of a number that is not negative."""
     for i in range(at + n - 1, at - 1, -1):
         out[i] = _ZERO + value % 10
         value //= 10
@@ -245,18 +246,18 @@ def _put_time(out: U8, at: int, time: int) -> int:
     day = day_of_year - (153 * march_month + 2) // 5 + 1
     month = march_month + 3 if march_month < 10 else march_month - 9
     year = year_of_era + era * 400 + (1 if month <= 2 else 0)
-    _put_digits(out, at, year, 4)
+    put_digits(out, at, year, 4)
     out[at + 4] = _DASH
-    _put_digits(out, at + 5, month, 2)
+    put_digits(out, at + 5, month, 2)
     out[at + 7] = _DASH
-    _put_digits(out, at + 8, day, 2)
+    put_digits(out, at + 8, day, 2)
     out[at + 10] = ord("T")
-    _put_digits(out, at + 11, ms // 3_600_000, 2)
+    put_digits(out, at + 11, ms // 3_600_000, 2)
     out[at + 13] = _COLON
-    _put_digits(out, at + 14, ms // 60_000 % 60, 2)
+    put_digits(out, at + 14, ms // 60_000 % 60, 2)
     out[at + 16] = _COLON
-    _put_digits(out, at + 17, ms // 1000 % 60, 2)
+    put_digits(out, at + 17, ms // 1000 % 60, 2)
     out[at + 19] = _POINT
-    _put_digits(out, at + 20, ms % 1000, 3)
+    put_digits(out, at + 20, ms % 1000, 3)
     out[at + 23] = ord("Z")
     return at + _TIME_WIDTH

@@ -88,7 +88,6 @@ class IdentifierStage:
         """Apply a partition's records: by the kernel where it can, then the others one by one."""
         own = slice(piece.start, piece.end)
         names = batch.keys.part(piece.start, piece.end)
-        names = names.elsewhere(names.starts, np.maximum(names.lengths, 0))  # none absent
         keys = prepend(np.full(len(names), ord(IDENTIFIER), np.uint8), 1, names)
         every = keys.present()
         stored = records(piece.partition).get_many(every)

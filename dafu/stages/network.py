@@ -16,8 +16,9 @@ from dafu.columns import I64
 from dafu.features.catalogue import DAY, USER_INDEX
 from dafu.features.facts import FACTS
 from dafu.rings.records import Activity, Facts, encode
+from dafu.rings.sole import MOST
 from dafu.stages.batch import Messages
-from dafu.stages.sightings import MOST, MOST_HUNDREDTHS
+from dafu.stages.sightings import MOST_HUNDREDTHS
 from dafu.stages.texts import Texts
 
 _FEATURES: Final = [

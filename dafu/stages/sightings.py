@@ -17,8 +17,9 @@ from dafu.hashing import xxh64
 from dafu.kernel import kernel
 from dafu.rings.hygiene import judge
 from dafu.rings.records import KINDS, Kind
-from dafu.rings.sole import SIGHTED
+from dafu.rings.sole import MOST, SIGHTED
 from dafu.stages.batch import NO_MESSAGES, Messages
+from dafu.stages.decision_json import put_digits
 from dafu.stages.lexer import FAILED, integer, number, string_end
 from dafu.stages.texts import Texts
 
@@ -29,9 +30,6 @@ IDENTIFIERS: Final[dict[Kind, str]] = {
     "email": "email",
 }
 """The field of a transaction that holds each kind of identifier."""
-
-MOST: Final = 2**53
-"""Numbers up to here are doubles without a doubt: the largest that the kernels write and read."""
 
 MOST_HUNDREDTHS: Final = 2**50
 """Of an amount, so that the double nearest to it tells them exactly."""
@@ -118,7 +116,10 @@ def sightings(
         (column.buffer, column.starts, np.maximum(column.lengths, 0)) for column in columns
     )
     end = _write(kinds, *user, *transaction, *merchant, *value, facts[at], blocked, out, sizes)
-    keys, key_sizes = np.empty(names.size + len(at) * 8, np.uint8), np.empty(len(at), np.int64)
+    keys, key_sizes = (
+        np.empty(names.size + len(at) * _PREFIXES.shape[1], np.uint8),
+        np.empty(len(at), np.int64),
+    )
     keys_end = _write_keys(kinds, names.buffer, names.starts, names.lengths, keys, key_sizes)
     return (
         Messages(
@@ -290,9 +291,7 @@ def _put_integer(out: U8, at: int, value: int) -> int:
     while rest > 0:
         rest //= 10
         digits += 1
-    for i in range(at + digits - 1, at - 1, -1):
-        out[i] = _ZERO + value % 10
-        value //= 10
+    put_digits(out, at, value, digits)
     return at + digits
 
 

@@ -34,6 +34,14 @@ def test_median(values: list[float]) -> None:
     assert sorted(scratch[:-2]) == sorted(values), "reordered, not changed"
 
 
+@settings(deadline=None)
+@given(st.lists(st.one_of(finite, st.just(math.nan)), min_size=1, max_size=20))
+def test_a_median_of_what_is_no_number_comes_to_an_end(values: list[float]) -> None:
+    scratch = np.array(values)
+    median(scratch, len(values))
+    assert np.sort(scratch).tobytes() == np.sort(values).tobytes(), "reordered, not changed"
+
+
 def test_window_edges() -> None:
     assert WINDOW_MS.tolist() == list(MS.values())
     for k, length in enumerate(MS.values()):

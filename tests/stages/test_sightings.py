@@ -16,8 +16,9 @@ from dafu.features.facts import FACTS
 from dafu.hashing import hash64
 from dafu.rings.hygiene import clean
 from dafu.rings.records import KINDS, Facts, Sighting, decode_sighting, encode
+from dafu.rings.sole import MOST
 from dafu.stages.reading import parse_batch
-from dafu.stages.sightings import MOST, MOST_HUNDREDTHS, read_sightings, sightings, usual_addresses
+from dafu.stages.sightings import MOST_HUNDREDTHS, read_sightings, sightings, usual_addresses
 
 WHOSE = ("user", "transaction", "merchant")
 ids = st.one_of(st.text(min_size=1, max_size=12), st.sampled_from(("u-1", 'qu"ote', "back\\slash")))
