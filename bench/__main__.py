@@ -1,7 +1,7 @@
 """`make bench`: what dafu can do on this machine, each part by itself or all in one run.
 
-Parts: throughput, latency, http, cpu, recovery, memory, forest, recurrent, rules, rings. Throughput
-and http are measured on every broker that is given, the others on the last of them.
+Parts: throughput, latency, http, alerts, cpu, recovery, memory, forest, recurrent, rules, rings.
+Throughput and http are measured on every broker that is given, the others on the last of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bench import (
+    alerts,
     cpu,
     forest,
     http,
@@ -75,7 +76,9 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="embedded|kafka|HOST:PORT",
         help="default: embedded, and kafka where Java is installed",
     )
-    parser.add_argument("--partitions", type=int, help="default: 2 for latency and http, else 4")
+    parser.add_argument(
+        "--partitions", type=int, help="default: 2 for latency, http and alerts, else 4"
+    )
     parser.add_argument("--runs", type=int, help="of throughput, cpu and recovery")
     parser.add_argument("--rates", type=int, nargs="+", help="latency, http: transactions a second")
     parser.add_argument("--workers", type=int, nargs="+", help="latency, http: how many workers")
@@ -93,7 +96,7 @@ def _measurements(options: argparse.Namespace) -> Iterator[tuple[str, Measuremen
     for kind in brokers:
         parts = [p for p in ("throughput", "http") if p in options.only]
         if kind == brokers[-1]:
-            others = ("latency", "cpu", "recovery", "memory")
+            others = ("latency", "alerts", "cpu", "recovery", "memory")
             parts += [p for p in others if p in options.only]
         for part in parts:
             yield f"{part} on {kind}", _on_broker(part, kind, options)
@@ -137,6 +140,9 @@ def _on_broker(part: str, kind: str, options: argparse.Namespace) -> Measurement
                 )
                 visits = replace(http.QUICK if quick else http.Plan(), **common, **asked)
                 return http.measure(kind, bootstrap, visits)
+            if part == "alerts":
+                payments = replace(alerts.QUICK if quick else alerts.Plan(), **common)
+                return alerts.measure(kind, bootstrap, payments)
             if part == "cpu":
                 cost = cpu.QUICK if quick else cpu.Plan()
                 cost = replace(cost, **common, **_given(whole_runs=runs))

@@ -14,6 +14,7 @@ ORDER: Final = (
     "throughput",
     "latency",
     "http",
+    "alerts",
     "cpu",
     "recovery",
     "memory",
