@@ -11,7 +11,15 @@ from typing import Final
 
 from dafu.rings.identifiers import DAY_MS, WINDOW_MS
 from dafu.rings.records import Edge, Evidence, Member
-from dafu.rings.scoring import Candidate, Component, Shared, User, is_flagged, is_new
+from dafu.rings.scoring import (
+    Candidate,
+    Component,
+    Shared,
+    User,
+    is_flagged,
+    is_new,
+    was_reviewed,
+)
 
 MAX_LISTED_MEMBERS: Final = 100
 MAX_LISTED_EVIDENCE: Final = 100
@@ -115,6 +123,9 @@ class Portrait:
             found.append(f"{self.blocked} of {size} users had transactions blocked")
         if self.frauds:
             found.append(f"{self.frauds} of {size} users are known for fraud")
+        reviewed = sum(map(self._was_reviewed, self._candidate.members))
+        if reviewed > self.blocked:
+            found.append(f"{reviewed} of {size} users had transactions reviewed as they joined")
         top = self._ranked[0]
         kind, _, value = top.name.partition(":")
         found.append(f"{len(top.uses)} users share {_NOUNS[kind]} {value}")
@@ -132,6 +143,9 @@ class Portrait:
         if self.transactions >= _BUSY * size:
             found.append(f"{self.transactions} transactions in 30 days")
         return found
+
+    def _was_reviewed(self, number: int) -> bool:
+        return was_reviewed(self._component.user(number), self._candidate.joined[number])
 
     def _is_new(self, number: int) -> bool:
         user: User = self._component.user(number)

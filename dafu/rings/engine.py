@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -49,6 +49,7 @@ WEIGHTS: Final = (LEAST_WEIGHT, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 DUE_AT_ONCE: Final = 4
 SWEEP_EVERY: Final = 16
 _SWEEP_ROWS: Final = 1024
+_STORED: Final = 9  # fields of a user of the graph that are stored, the first ones
 
 LINK: Final = b"L"
 IDENTIFIER: Final = b"N"
@@ -83,6 +84,7 @@ class UserRecord(Struct, array_like=True, gc=False):
     blocked_at: int
     tied: int
     until: int
+    reviewed_at: int = 0
 
 
 class EngineCounters(Struct):
@@ -196,7 +198,7 @@ class RingEngine:
             self.counters.crowded_out += 1
             changed &= excess != row
             self._drop(excess)
-        return changed or former is None or former[:8] != graph.users[user].item()[:8]
+        return changed or former is None or former[:_STORED] != graph.users[user].item()[:_STORED]
 
     def _activity(self, activity: Activity) -> list[str]:
         row = self.graph.user(activity.user_id, self.clock)
@@ -370,7 +372,7 @@ class RingEngine:
             return None if ring is None else pack(ring)
         if kind == USER:
             row = graph.user_names.find(name)
-            return None if row < 0 else pack(graph.users[row].item()[:8])
+            return None if row < 0 else pack(_user_record(graph.users[row].item()))
         if kind == IDENTIFIER:
             row = graph.identifier_names.find(name)
             if row < 0:
@@ -411,7 +413,10 @@ class RingEngine:
                 graph.put_identifier(name, i.users, i.weight, i.as_of, i.until, 0)
             elif kind == USER:
                 u = _read_user(key, value)
-                facts = Facts(u.as_of, u.since, u.transactions, u.amount, u.frauds, u.blocked_at)
+                facts = Facts(
+                    u.as_of, u.since, u.transactions, u.amount, u.frauds,
+                    u.blocked_at, u.reviewed_at,
+                )  # fmt: skip
                 graph.put_user(key[1:].decode(), facts, u.tied, u.until, 0)
             elif kind == RING:
                 rings.append(_read_ring(key, value))
@@ -432,6 +437,13 @@ def _about(facts: Facts) -> tuple[int, int, int, int, bool]:
     """Facts as far as a ring is looked at again when they change: amounts by their magnitude."""
     magnitudes = facts.transactions.bit_length(), int(facts.amount).bit_length()
     return *magnitudes, facts.frauds, facts.blocked_at, facts.transactions <= IDLE
+
+
+def _user_record(values: Sequence[Any]) -> UserRecord:
+    as_of, since, transactions, amount, frauds, blocked_at, reviewed_at, tied, until, *_ = values
+    return UserRecord(
+        as_of, since, transactions, amount, frauds, blocked_at, tied, until, reviewed_at
+    )
 
 
 def _by_name(rows: I32, texts: Sequence[str]) -> tuple[list[str], I32]:

@@ -35,8 +35,8 @@ MAX_LINKS: Final = 64
 USER: Final = np.dtype(
     [
         ("as_of", "i8"), ("since", "i8"), ("transactions", "i8"), ("amount", "f8"),
-        ("frauds", "i8"), ("blocked_at", "i8"), ("tied", "i8"), ("until", "i8"),
-        ("head", "i4"), ("links", "i4"),
+        ("frauds", "i8"), ("blocked_at", "i8"), ("reviewed_at", "i8"),
+        ("tied", "i8"), ("until", "i8"), ("head", "i4"), ("links", "i4"),
     ]
 )  # fmt: skip
 """Facts, the time at which the user was first tied to others, until when links hold; the first of
@@ -55,7 +55,7 @@ LINK: Final = np.dtype(
 """`user` is -1 in rows that are free."""
 
 _MORE_ROWS: Final = 65_536
-_FACTS: Final = 6  # fields of a user that are facts, the first ones
+_FACTS: Final = 7  # fields of a user that are facts, the first ones
 
 
 class Component(NamedTuple):
@@ -276,9 +276,10 @@ class Graph:
 _NO_ROWS: Final = np.empty(0, np.int32)
 
 
-def _values(facts: Facts) -> tuple[int, int, int, float, int, int]:
+def _values(facts: Facts) -> tuple[int, int, int, float, int, int, int]:
     return (
-        facts.as_of, facts.since, facts.transactions, facts.amount, facts.frauds, facts.blocked_at
+        facts.as_of, facts.since, facts.transactions, facts.amount, facts.frauds,
+        facts.blocked_at, facts.reviewed_at,
     )  # fmt: skip
 
 

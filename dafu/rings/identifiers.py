@@ -76,7 +76,7 @@ _FEW: Final = MAX_USERS // 4
 class UserOfIdentifier(Struct, array_like=True, gc=False):
     """A user within the window; `told` is the `last_seen` of the latest link, 0 for none.
 
-    `told_blocked` and `told_frauds` are what that link said.
+    `told_blocked`, `told_frauds` and `told_reviewed` are what that link said.
     """
 
     user_id: str
@@ -91,20 +91,24 @@ class UserOfIdentifier(Struct, array_like=True, gc=False):
     told: int = 0
     told_blocked: int = 0
     told_frauds: int = 0
+    reviewed_at: int = 0
+    told_reviewed: int = 0
 
     @property
     def facts(self) -> Facts:
         """What is known of the user."""
         return Facts(
-            self.as_of, self.since, self.transactions, self.amount, self.frauds, self.blocked_at
-        )
+            self.as_of, self.since, self.transactions, self.amount, self.frauds,
+            self.blocked_at, self.reviewed_at,
+        )  # fmt: skip
 
     def learn(self, told: Facts) -> None:
         """Take in facts, in whatever order."""
         now = merge_facts(self.facts, told)
         self.as_of, self.since = now.as_of, now.since
         self.transactions, self.amount = now.transactions, now.amount
-        self.frauds, self.blocked_at = now.frauds, now.blocked_at
+        self.frauds = now.frauds
+        self.blocked_at, self.reviewed_at = now.blocked_at, now.reviewed_at
 
 
 class IdentifierState(Struct, array_like=True):
@@ -235,6 +239,7 @@ def _note(state: IdentifierState, sighting: Sighting) -> UserOfIdentifier:
     user = UserOfIdentifier(
         sighting.user_id, time, time,
         f.as_of, f.since, f.transactions, f.amount, f.frauds, f.blocked_at,
+        reviewed_at=f.reviewed_at,
     )  # fmt: skip
     state.users.append(user)
     return user
@@ -251,14 +256,15 @@ def _tell(state: IdentifierState, kind: Kind, value: str, user: UserOfIdentifier
     if weight == 0.0:
         state.weight = 0.0
         return [] if before < 0.0 else [_withdraw(state, kind, value, user)]
-    news = [u for u in state.users if not u.told]
-    if user.told and (abs(weight - before) >= _MATERIAL_WEIGHT or _has_news(user)):
+    # While one user was alone with it, nothing was told of what he did.
+    news = [u for u in state.users if not u.told or _has_news(u)]
+    if user not in news and abs(weight - before) >= _MATERIAL_WEIGHT:
         news.append(user)
     if news:
         state.weight = weight
     for each in news:
         each.told, each.told_blocked = each.last_seen, each.blocked_at
-        each.told_frauds = each.frauds
+        each.told_frauds, each.told_reviewed = each.frauds, each.reviewed_at
     return [_link(state, kind, value, each) for each in news]
 
 
@@ -266,6 +272,7 @@ def _has_news(user: UserOfIdentifier) -> bool:
     return (
         user.last_seen >= user.told + TELL_AGAIN_MS
         or user.blocked_at >= user.told_blocked + TELL_AGAIN_MS
+        or user.reviewed_at >= user.told_reviewed + TELL_AGAIN_MS
         or user.frauds != user.told_frauds
     )
 

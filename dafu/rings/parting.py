@@ -44,6 +44,11 @@ BRIDGE_MS: Final = 2 * DAY_MS
 member of both: a ring's members use its things in turn, and a victim of two is found by each in
 its own time."""
 
+BEFORE_MS: Final = DAY_MS
+AFTER_MS: Final = 7 * DAY_MS
+"""Transactions that were sent to review or blocked from so long before somebody joined until so
+long after have to do with it."""
+
 START_MS: Final = 7 * DAY_MS
 """Who was there this soon after the log began may have been there long before."""
 
@@ -51,14 +56,15 @@ UNKNOWN: Final = 0.1
 """What `novelty` is taken for where the log does not reach back far enough."""
 
 WEIGHTS: Final[dict[str, float]] = {
-    "things": 6.7,
-    "place": -0.9,
-    "pairs": -0.3,
-    "synchrony": 3.4,
-    "youth": 1.8,
-    "novelty": 3.7,
-    "idle": 3.1,
+    "things": 6.0,
+    "place": -1.6,
+    "pairs": -0.4,
+    "synchrony": 3.2,
+    "youth": 2.4,
+    "novelty": 3.8,
+    "idle": 3.3,
     "known": 3.9,
+    "reviewed": 5.5,
 }
 """Log-odds of each part at its fullest: coefficients of a logistic regression over candidates of
 simulated worlds (`docs/rings.md` says how).
@@ -75,9 +81,11 @@ simulated worlds (`docs/rings.md` says how).
 * `novelty`: members had nothing to do with anybody until then, as whoever was taken over.
 * `idle`: accounts are hardly used (`IDLE`): they were opened and kept for this, or just now.
 * `known`: members were blocked or are known for fraud; full at half of them.
+* `reviewed`: members had a transaction sent to review or blocked as they joined (`BEFORE_MS`,
+  `AFTER_MS`), the last one that they had, before they were members.
 """
 
-PRIOR: Final = -8.4
+PRIOR: Final = -8.7
 """Log-odds for three users who share something, before anything is known of how."""
 
 _LEVELS: Final = np.array(LEVELS)
@@ -146,6 +154,13 @@ def _novelty(tied: int, joined: int, began: int) -> float:
 
 
 @kernel
+def _is_reviewed(user: Any, joined: int) -> bool:
+    """Whether a user's last transaction that was sent to review or blocked was as he joined."""
+    at = max(user.reviewed_at, user.blocked_at)
+    return bool(joined - BEFORE_MS < at < joined + AFTER_MS)
+
+
+@kernel
 def _judge(
     people: Any,
     flagged: NDArray[np.bool_],
@@ -184,7 +199,7 @@ def _judge(
             joined[u] = min(joined[u], first[at])
             if is_thing:
                 own[u, 1] *= 1.0 - strength[i]
-    loose = apart = youth = novelty = idle = known = 0.0
+    loose = apart = youth = novelty = idle = known = reviewed = 0.0
     came = np.empty(n, np.int64)
     for k in range(n):
         u = members[k]
@@ -195,6 +210,7 @@ def _judge(
         idle += 1.0 if people[u].transactions <= IDLE else 0.0
         novelty += _novelty(people[u].tied, joined[u], began)
         known += 1.0 if flagged[u] else 0.0
+        reviewed += 1.0 if _is_reviewed(people[u], joined[u]) else 0.0
         inside[u] = False
     order = np.argsort(came, kind="mergesort")
     close = 0.0
@@ -214,6 +230,7 @@ def _judge(
     parts[5] = hold * novelty / n
     parts[6] = idle / n
     parts[7] = min(2.0 * known / n, 1.0)
+    parts[8] = reviewed / n
     total = PRIOR
     for k in range(len(_WEIGHTS)):
         total += _WEIGHTS[k] * parts[k]

@@ -37,8 +37,8 @@ class Facts(Struct, frozen=True, gc=False, omit_defaults=True):
 
     `since` is the time of the first transaction. `transactions` and `amount` count and add up the
     30 days before `as_of`; `frauds` are transactions known to be fraudulent. `blocked_at` is when
-    a transaction was blocked last, 0 for never; of two, the later one holds whatever their
-    `as_of`.
+    a transaction was blocked last, `reviewed_at` when one was sent to review, 0 for never; of two,
+    the later one holds whatever their `as_of`.
     """
 
     as_of: int
@@ -47,6 +47,7 @@ class Facts(Struct, frozen=True, gc=False, omit_defaults=True):
     amount: float = 0.0
     frauds: int = 0
     blocked_at: int = 0
+    reviewed_at: int = 0
 
 
 class Sighting(Struct, frozen=True, gc=False, omit_defaults=True, tag="sighting"):

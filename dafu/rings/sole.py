@@ -40,11 +40,12 @@ SIGHTED: Final = np.dtype(
         ("amount", "f8"),
         ("frauds", "i8"),
         ("blocked_at", "i8"),
+        ("reviewed_at", "i8"),
     ]
 )
 """A sighting as the kernel reads it; `merchant` is what an `IdentifierState` keeps of one."""
 
-SOLE: Final = np.dtype(
+_SOLE_2: Final = np.dtype(
     [
         ("version", "<u2"),
         ("merchant_count", "<u2"),
@@ -61,9 +62,12 @@ SOLE: Final = np.dtype(
         ("blocked_at", "<i8"),
     ]
 )
+"""`SOLE` before it knew of reviews."""
+
+SOLE: Final = np.dtype([*_SOLE_2.descr, ("reviewed_at", "<i8")])
 """The state of an identifier that one user has, whose id follows, and that has tied nobody yet."""
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Stands where records of other layouts have theirs; see `dafu.rings.encoding`."""
 
 MOST: Final = 2**53
@@ -78,7 +82,8 @@ FENCED: Final = 3
 changes the fence alone; known already."""
 
 _PREFIX: Final = VERSION.to_bytes(2, "little")
-_FACTS: Final = ("as_of", "since", "transactions", "amount", "frauds", "blocked_at")
+_LAYOUTS: Final = {_PREFIX: SOLE, (2).to_bytes(2, "little"): _SOLE_2}
+_FACTS: Final = ("as_of", "since", "transactions", "amount", "frauds", "blocked_at", "reviewed_at")
 _read_shared: Final = reader("identifier", IdentifierState)
 
 
@@ -90,20 +95,23 @@ def read_identifier(key: bytes, raw: bytes) -> IdentifierState:
     StateError
         If the bytes are damaged or a later version of dafu packed them.
     """
-    if not raw.startswith(_PREFIX):
+    layout = _LAYOUTS.get(raw[:2])
+    if layout is None:
         return _read_shared(key, raw)
-    if len(raw) < SOLE.itemsize:
+    if len(raw) < layout.itemsize:
         raise damaged("identifier", key)
-    (sole,) = np.frombuffer(raw[: SOLE.itemsize], SOLE)
+    (sole,) = np.frombuffer(raw[: layout.itemsize], layout)
     count = int(sole["merchant_count"])
     if count > MAX_MERCHANTS:
         raise damaged("identifier", key)
     try:
-        user_id = raw[SOLE.itemsize :].decode()
+        user_id = raw[layout.itemsize :].decode()
     except UnicodeDecodeError:
         raise damaged("identifier", key) from None
-    facts = [sole[name].item() for name in ("first_seen", "last_seen", *_FACTS)]
-    user = UserOfIdentifier(user_id, *facts)
+    told = ("first_seen", "last_seen", *_FACTS)
+    user = UserOfIdentifier(
+        user_id, **{name: sole[name].item() for name in told if name in (layout.names or ())}
+    )
     merchants = sole["merchants"][:count].tolist()
     return IdentifierState(
         int(sole["fence"]), int(sole["clock"]), users=[user], merchants=merchants
@@ -114,7 +122,9 @@ def pack_identifier(state: IdentifierState) -> bytes:
     """An identifier's state as bytes."""
     user = state.users[0] if len(state.users) == 1 else None
     blank = IdentifierState(state.fence, state.clock, users=state.users, merchants=state.merchants)
-    if user is None or user.told or user.told_blocked or user.told_frauds or state != blank:
+    if user is None or state != blank:
+        return pack(state)
+    if user.told or user.told_blocked or user.told_frauds or user.told_reviewed:
         return pack(state)
     numbers = [state.fence, state.clock, user.first_seen, user.last_seen]
     numbers += [getattr(user, name) for name in _FACTS]
@@ -225,6 +235,7 @@ def _advance(head: Any, seen: Any, offset: int, known: bool) -> int:
         head.last_seen = time
         _take_facts(head, seen)
         head.blocked_at = seen.blocked_at
+        head.reviewed_at = seen.reviewed_at
     else:
         if head.merchant_count > MAX_MERCHANTS:
             return LEFT
@@ -237,7 +248,8 @@ def _advance(head: Any, seen: Any, offset: int, known: bool) -> int:
             return LEFT
         head.first_seen = min(head.first_seen, time)
         head.last_seen = max(head.last_seen, time)
-        blocked_at = max(head.blocked_at, seen.blocked_at)
+        head.blocked_at = max(head.blocked_at, seen.blocked_at)
+        head.reviewed_at = max(head.reviewed_at, seen.reviewed_at)
         if seen.as_of > head.as_of:
             _take_facts(head, seen)
         elif seen.as_of == head.as_of:
@@ -245,7 +257,6 @@ def _advance(head: Any, seen: Any, offset: int, known: bool) -> int:
             head.transactions = max(head.transactions, seen.transactions)
             head.amount = max(head.amount, seen.amount)
             head.frauds = max(head.frauds, seen.frauds)
-        head.blocked_at = blocked_at
     head.fence = offset
     head.clock = max(head.clock, time)
     for k in range(head.merchant_count):

@@ -3,7 +3,8 @@
 Reads what stage one forwarded, steps the merchants' states, and lets rules and the model judge the
 complete feature row. Labels stand among the transactions and are noted with the merchant. A pure
 function of the merchant-keyed log: repeats that a restarted stage one left there are recognised by
-their source offsets and dropped. Of blocked transactions those who find fraud rings are told.
+their source offsets and dropped. Of transactions that are blocked or sent to review, those who find
+fraud rings are told.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from dafu.stages.batch import (
     share_out,
 )
 from dafu.stages.bursts import burst_alerts
-from dafu.stages.decide import APPROVE, BLOCK, Thresholds, Verdicts, decide
+from dafu.stages.decide import APPROVE, BLOCK, REVIEW, Thresholds, Verdicts, decide
 from dafu.stages.decisions import DecisionIds, DecisionWriter
 from dafu.stages.forwarded import documents, ring_texts, unpack
 from dafu.stages.lists import HeldEntries, Listed, Lists
@@ -206,9 +207,8 @@ class MerchantStage:
             listed.reasons,
         )
         output.fired = evaluation.counts()
-        blocked = positions(verdicts.decision == BLOCK)
-        if blocked.size and self.rings:
-            _tell_blocked(texts, blocked, header["time"][blocked], features[blocked], output)
+        if self.rings:
+            _tell_doubts(texts, header["time"], features, verdicts.decision, output)
 
     def _evaluate(
         self,
@@ -241,14 +241,26 @@ def _ring_reasons(
     }
 
 
-def _tell_blocked(
-    texts: Texts, rows: np.ndarray, times: np.ndarray, features: np.ndarray, output: MerchantOutput
+def _tell_doubts(
+    texts: Texts,
+    times: np.ndarray,
+    features: np.ndarray,
+    decisions: np.ndarray,
+    output: MerchantOutput,
 ) -> None:
-    """Tell whose transactions were blocked: by their identifiers, and of members of rings."""
-    facts = facts_of(features, times)
+    """Tell whose transactions were blocked, or sent to review: by their identifiers; of members of
+    rings what was blocked, also by name.
+
+    That a member's transactions are sent to review may be due to the ring, and proves nothing.
+    """
+    in_ring = features[:, _RING_SIZE] > 0
+    rows = positions((decisions == BLOCK) | ((decisions == REVIEW) & ~in_ring))
+    if not rows.size:
+        return
+    facts = facts_of(features[rows], times[rows])
     every = np.ones((len(rows), len(KINDS)), np.bool_)
-    output.sightings, _ = sightings(texts, rows, every, facts, blocked=True)
-    members = positions(features[:, _RING_SIZE] > 0)
+    output.sightings, _ = sightings(texts, rows, every, facts, decisions[rows])
+    members = positions(in_ring[rows])
     if members.size:
         known = told_facts(facts[members], blocked=True)
         paid = np.ones(members.size, np.bool_)

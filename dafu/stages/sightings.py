@@ -19,6 +19,7 @@ from dafu.rings.hygiene import judge
 from dafu.rings.records import KINDS, Kind
 from dafu.rings.sole import MOST, SIGHTED
 from dafu.stages.batch import NO_MESSAGES, Messages
+from dafu.stages.decide import APPROVE, BLOCK
 from dafu.stages.decision_json import put_digits
 from dafu.stages.lexer import FAILED, integer, number, string_end
 from dafu.stages.texts import Texts
@@ -60,14 +61,15 @@ _TRANSACTIONS: Final = _text(',"transactions":')
 _AMOUNT: Final = _text(',"amount":')
 _FRAUDS: Final = _text(',"frauds":')
 _BLOCKED_AT: Final = _text(',"blocked_at":')
+_REVIEWED_AT: Final = _text(',"reviewed_at":')
 _END: Final = _text("}}")
 
 _NUMBER_WIDTH: Final = 20
-_CONSTANT: Final = 6 * _NUMBER_WIDTH + sum(
+_CONSTANT: Final = 7 * _NUMBER_WIDTH + sum(
     map(
         len,
         (_USER, _KINDS[0], _TRANSACTION, _MERCHANT, _AS_OF, _SINCE, _TRANSACTIONS, _AMOUNT,
-         _FRAUDS, _BLOCKED_AT, _END),
+         _FRAUDS, _BLOCKED_AT, _REVIEWED_AT, _END),
     )
 )  # fmt: skip
 """Bytes of a sighting, its texts aside, at most."""
@@ -80,8 +82,7 @@ def sightings(
     rows: I64,
     wanted: NDArray[np.bool_],
     facts: NDArray[np.void],
-    *,
-    blocked: bool = False,
+    decisions: NDArray[np.int8] | None = None,
 ) -> tuple[Messages, int]:
     """Sightings of identifiers, and how many identifiers were refused since they name nothing.
 
@@ -94,8 +95,8 @@ def sightings(
         Which identifiers to tell of; a transaction may lack one.
     facts : FACTS [m]
         None negative, none above MOST; amounts in whole hundredths, MOST_HUNDREDTHS at most.
-    blocked : bool
-        Whether these transactions were blocked.
+    decisions : int8 [m] or None
+        About these transactions (`dafu.stages.decide`), if there are any yet.
     """
     if not len(rows):
         return NO_MESSAGES, 0
@@ -115,7 +116,11 @@ def sightings(
     user, transaction, merchant, value = (
         (column.buffer, column.starts, np.maximum(column.lengths, 0)) for column in columns
     )
-    end = _write(kinds, *user, *transaction, *merchant, *value, facts[at], blocked, out, sizes)
+    if decisions is None:
+        decisions = np.full(len(rows), APPROVE, np.int8)
+    end = _write(
+        kinds, *user, *transaction, *merchant, *value, facts[at], decisions[at], out, sizes
+    )
     keys, key_sizes = (
         np.empty(names.size + len(at) * _PREFIXES.shape[1], np.uint8),
         np.empty(len(at), np.int64),
@@ -223,7 +228,7 @@ def _write(
     value_at: I64,
     value_n: I64,
     facts: Any,
-    blocked: bool,
+    decisions: Any,
     out: U8,
     sizes: I64,
 ) -> int:
@@ -255,8 +260,8 @@ def _write(
         if facts[i].frauds != 0:
             at = _put(out, at, _FRAUDS)
             at = _put_integer(out, at, facts[i].frauds)
-        if blocked and facts[i].as_of != 0:
-            at = _put(out, at, _BLOCKED_AT)
+        if decisions[i] != APPROVE and facts[i].as_of != 0:
+            at = _put(out, at, _BLOCKED_AT if decisions[i] == BLOCK else _REVIEWED_AT)
             at = _put_integer(out, at, facts[i].as_of)
         at = _put(out, at, _END)
         sizes[i] = at - begin
@@ -394,6 +399,10 @@ def _read_one(text: U8, at: int, end: int, out: Any) -> bool:
             return False
     if _after(text, p, end, _BLOCKED_AT) != FAILED:
         p, out.blocked_at = _integer_after(text, p, end, _BLOCKED_AT)
+        if p == FAILED:
+            return False
+    if _after(text, p, end, _REVIEWED_AT) != FAILED:
+        p, out.reviewed_at = _integer_after(text, p, end, _REVIEWED_AT)
         if p == FAILED:
             return False
     return bool(_after(text, p, end, _END) == end)

@@ -12,7 +12,7 @@ pytest.importorskip("psutil", reason="needs the bench extra")
 pytest.importorskip("networkx", reason="needs the train extra")
 
 from bench.alerts import Told, World, evaluate
-from dafu.rings.records import Facts, Member, RingAlert
+from dafu.rings.records import Facts, Member, RingAlert, RingEvent
 from dafu.rings.truth import KnownGroup, Truth
 
 BEGAN = 1_000_000
@@ -29,7 +29,7 @@ def _world() -> World:
     return World(Path(), [b""] * 5, [b""] * 5, times, Truth(3, [ring]))
 
 
-def _alert(time: int, members: list[str], event: str = "opened") -> RingAlert:
+def _alert(time: int, members: list[str], event: RingEvent = "opened") -> RingAlert:
     return RingAlert(
         alert_id="ring-1:1", ring_id="ring-1", event=event, kind="accounts", time=time, score=0.9,
         size=len(members), identifiers=1, transactions=3, amount=1.0, frauds=0, blocked=0,

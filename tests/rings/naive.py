@@ -34,6 +34,7 @@ from dafu.rings.scoring import (
     User,
     Uses,
     is_flagged,
+    was_reviewed,
 )
 
 
@@ -189,6 +190,7 @@ class _Judge:
             "novelty": hold * self._mean(_novelty, members, joined),
             "idle": sum(each.transactions <= IDLE for each in facts) / n,
             "known": min(2.0 * sum(self._flagged[u] for u in members) / n, 1.0),
+            "reviewed": sum(was_reviewed(self._users[u], joined[u]) for u in members) / n,
         }
         total = PRIOR + sum(weight * parts[name] for name, weight in WEIGHTS.items())
         score = round(1.0 / (1.0 + math.exp(-total)), 6)

@@ -33,7 +33,7 @@ choices = st.tuples(
     st.sampled_from(LATE),
     st.integers(0, 3),  # age of the account, in weeks
     st.sampled_from((0, 0, 0, 1)),  # frauds
-    st.sampled_from((False, False, False, True)),  # blocked
+    st.sampled_from(("approve", "approve", "review", "block")),
     st.sampled_from(("new",) * 7 + ("repeat",)),
     st.integers(0, 10**6),
 )
@@ -45,7 +45,7 @@ def sightings(described: Iterable[tuple[Any, ...]]) -> list[Sighting]:
     """The sightings that choices describe, in order of arrival."""
     out: list[Sighting] = []
     now = START
-    for i, (user, thing, step, late, age, frauds, blocked, what, pick) in enumerate(described):
+    for i, (user, thing, step, late, age, frauds, decision, what, pick) in enumerate(described):
         if what == "repeat" and out:
             out.append(out[pick % len(out)])
             continue
@@ -53,8 +53,10 @@ def sightings(described: Iterable[tuple[Any, ...]]) -> list[Sighting]:
         time = now - late
         kind, value = THINGS[thing]
         facts = Facts(
-            time, time - age * 7 * DAY_MS, 1 + i, 10.0 * i, frauds, time if blocked else 0
-        )
+            time, time - age * 7 * DAY_MS, 1 + i, 10.0 * i, frauds,
+            blocked_at=time if decision == "block" else 0,
+            reviewed_at=time if decision == "review" else 0,
+        )  # fmt: skip
         out.append(Sighting(f"u{user}", kind, value, f"t{i}", f"m{pick % 3}", facts))
     return out
 

@@ -26,9 +26,9 @@ from tests.rings.streams import HOUR, START, sightings, streams
 
 
 def seen(
-    user: str, time: int, kind: Kind = "device", merchant: str = "", blocked_at: int = 0
+    user: str, time: int, kind: Kind = "device", merchant: str = "", **doubts: Any
 ) -> Sighting:
-    facts = Facts(time, time - DAY_MS, 1, 5.0, 0, blocked_at)
+    facts = Facts(time, time - DAY_MS, 1, 5.0, 0, **doubts)
     return Sighting(user, kind, "x1", f"t{time}", merchant or f"m{time % 7}", facts)
 
 
@@ -49,13 +49,24 @@ def test_links_begin_with_the_second_user() -> None:
     )
 
 
-def test_a_user_is_told_again_a_day_later_or_when_blocked() -> None:
+@pytest.mark.parametrize("doubt", ["blocked_at", "reviewed_at"])
+def test_a_user_is_told_again_a_day_later_or_when_in_doubt(doubt: str) -> None:
+    now: Any = {doubt: START + DAY_MS}
+    soon: Any = {doubt: START + DAY_MS + 1}
     stream = [seen("a", START), seen("b", START), seen("b", START + DAY_MS - 1)]
-    stream += [seen("b", START + DAY_MS), seen("a", START + DAY_MS, blocked_at=START + DAY_MS)]
-    stream += [seen("a", START + DAY_MS + 1, blocked_at=START + DAY_MS + 1)]
+    stream += [seen("b", START + DAY_MS), seen("a", START + DAY_MS, **now)]
+    stream += [seen("a", START + DAY_MS + 1, **soon)]
     _, said = walk(stream)
     assert [[link.user_id for link in links] for links in said[2:]] == [[], ["b"], ["a"], []]
-    assert said[4][0].facts.blocked_at == START + DAY_MS
+    assert getattr(said[4][0].facts, doubt) == START + DAY_MS
+
+
+def test_what_somebody_did_while_alone_is_told_when_another_comes() -> None:
+    day = [START + k * DAY_MS for k in range(40)]
+    stream = [seen("a", day[0]), seen("b", day[20]), seen("b", day[30]), seen("c", day[31])]
+    _, said = walk(stream)
+    assert [[link.user_id for link in links] for links in said] == [[], ["a", "b"], [], ["b", "c"]]
+    assert said[3][0].last_seen == day[30]
 
 
 def test_who_was_not_seen_for_a_window_does_not_count() -> None:

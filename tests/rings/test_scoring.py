@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dafu.rings.alerts import KEEP, OPEN
 from dafu.rings.engine import DUE_AT_ONCE, MAX_USERS
@@ -124,6 +125,29 @@ def test_blocks_tell_a_family_from_a_ring() -> None:
     users = people(4, 58, 40)
     blocked = [person(user.name, 58, 40, blocked=True) for user in users]
     assert score(blocked, things) >= OPEN > score(users, things)
+
+
+def test_reviews_count_as_members_join_and_not_later() -> None:
+    came = {k: 24.0 * (12 + 2 * k) for k in range(4)}
+    things = [shared("ip", "home", came, 7), shared("device", "tablet", came, 7)]
+    users = people(4, 58, 40)
+
+    def reviewed(days_after: float) -> float:
+        told = [
+            user._replace(
+                facts=replace(
+                    user.facts, reviewed_at=int(NOW - came[k] * HOUR + days_after * DAY_MS)
+                )
+            )
+            for k, user in enumerate(users)
+        ]
+        return score(told, things)
+
+    never = score(users, things)
+    assert [reviewed(days) > never for days in (-1.5, -0.5, 0, 6.5, 7.5)] == [
+        False, True, True, True, False,
+    ]  # fmt: skip
+    assert reviewed(0) >= OPEN > never
 
 
 def test_a_ring_comes_out_without_the_families_of_those_whom_it_took_over() -> None:

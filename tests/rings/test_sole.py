@@ -39,9 +39,7 @@ TIMES = st.sampled_from(
     [START + k * HOUR for k in (-1, 0, 0, 1)] + [START + s * WINDOW_MS for s in (-1, 1)]
 )
 sights = st.builds(
-    lambda user, merchant, as_of, since, many, amount, frauds, blocked: Sighting(
-        user, "device", "fp", "t", merchant, Facts(as_of, since, many, amount, frauds, blocked)
-    ),
+    lambda user, merchant, *facts: Sighting(user, "device", "fp", "t", merchant, Facts(*facts)),
     st.sampled_from(["u"] * 6 + ["v"]),
     st.sampled_from(["m1", "m2", "m3", "m4", "m5"]),
     TIMES,
@@ -49,6 +47,7 @@ sights = st.builds(
     st.integers(0, 3),
     st.sampled_from((0.0, 1.25)),
     st.integers(0, 2),
+    st.sampled_from((0, START, START + HOUR)),
     st.sampled_from((0, START, START + HOUR)),
 )
 
@@ -103,13 +102,17 @@ users = st.builds(
     UserOfIdentifier,
     user_id=st.text(max_size=5),
     **dict.fromkeys(
-        ("first_seen", "last_seen", "as_of", "since", "transactions", "frauds", "blocked_at"),
+        (
+            *("first_seen", "last_seen", "as_of", "since", "transactions", "frauds"),
+            *("blocked_at", "reviewed_at"),
+        ),
         st.sampled_from((0, 7, MOST, MOST + 1, -1)),
     ),
     amount=st.sampled_from((0.0, 2.5, float(MOST), 1e300, -1.0)),
     told=st.sampled_from((0, 0, 0, 5)),
     told_blocked=st.sampled_from((0, 0, 0, 5)),
     told_frauds=st.sampled_from((0, 0, 0, 5)),
+    told_reviewed=st.sampled_from((0, 0, 0, 5)),
 )
 states = st.builds(
     IdentifierState,
@@ -140,6 +143,18 @@ def test_a_state_that_an_earlier_version_packed_is_read_and_left_to_the_step() -
     assert step_sole(*sighted(sighting), np.array([9]), [raw])[0].tolist() == [LEFT]
 
 
+def test_a_record_from_before_reviews_were_told_is_read_and_left_to_the_step() -> None:
+    sighting = Sighting("u", "device", "fp", "t", "m", Facts(START, START, 3, 2.5, 1, START))
+    state, _ = step(IdentifierState(0), sighting)
+    now = pack_identifier(state)
+    size = SOLE.itemsize - SOLE["reviewed_at"].itemsize
+    former = b"\2\0" + now[2:size] + now[SOLE.itemsize :]
+    assert read_identifier(b"Hdevice:fp", former) == state
+    assert step_sole(*sighted(sighting), np.array([9]), [former])[0].tolist() == [LEFT]
+    with pytest.raises(StateError, match="damaged"):
+        read_identifier(b"Hdevice:fp", former[: size - 1])
+
+
 def damaged(raw: bytes, **fields: Any) -> bytes:
     head = np.frombuffer(raw[: SOLE.itemsize], SOLE).copy()
     for name, value in fields.items():
@@ -156,8 +171,8 @@ def test_damage_and_later_versions_are_told() -> None:
     assert step_sole(*sighted(sighting), np.array([9]), [damaged(raw, merchant_count=5)])[0][0] == (
         LEFT
     )
-    with pytest.raises(StateError, match="schema version 3"):
-        read_identifier(b"Hdevice:fp", damaged(raw, version=3))
+    with pytest.raises(StateError, match="schema version 4"):
+        read_identifier(b"Hdevice:fp", damaged(raw, version=4))
     earlier = reader("identifier", IdentifierState)
-    with pytest.raises(StateError, match="schema version 2, this version of dafu reads 1"):
+    with pytest.raises(StateError, match="schema version 3, this version of dafu reads 1"):
         earlier(b"Hdevice:fp", raw)

@@ -1,4 +1,4 @@
-"""What stage two tells of blocked transactions, and says of rings; facts of odd features."""
+"""What stage two tells of transactions in doubt, and says of rings; facts of odd features."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def flat(messages: list[Messages]) -> list[tuple[bytes, bytes]]:
 
 @settings(max_examples=60, deadline=None)
 @given(stream=STREAMS, sizes=SIZES)
-def test_blocked_transactions_are_told_of_and_no_others(
+def test_transactions_in_doubt_are_told_of_and_no_others(
     stream: list[Event], sizes: list[int]
 ) -> None:
     outputs = decided(stream, sizes)
@@ -105,7 +105,8 @@ def test_blocked_transactions_are_told_of_and_no_others(
         assert decision.explanations.network_risk == (
             0.8 if ring >= 3 and features[INDEX["ring_risk"]] > 0.7 else 0.0
         )
-        if decision.decision != "block":
+        blocked = decision.decision == "block"
+        if not blocked and (decision.decision != "review" or ring > 0):
             continue
         tx = by_id[decision.transaction_id]
         facts = Facts(
@@ -114,7 +115,8 @@ def test_blocked_transactions_are_told_of_and_no_others(
             int(features[INDEX["user_count_30d"]]),
             round(float(features[INDEX["user_amount_sum_30d"]]), 2),
             0,
-            tx.time,
+            blocked_at=tx.time if blocked else 0,
+            reviewed_at=0 if blocked else tx.time,
         )
         for kind in KINDS:
             value = clean(kind, getattr(tx, kind))

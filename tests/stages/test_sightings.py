@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dafu.columns import ByteColumn
 from dafu.features.facts import FACTS
@@ -17,6 +18,7 @@ from dafu.hashing import hash64
 from dafu.rings.hygiene import clean
 from dafu.rings.records import KINDS, Facts, Sighting, decode_sighting, encode
 from dafu.rings.sole import MOST
+from dafu.stages.decide import APPROVE, BLOCK, REVIEW
 from dafu.stages.reading import parse_batch
 from dafu.stages.sightings import MOST_HUNDREDTHS, read_sightings, sightings, usual_addresses
 
@@ -56,19 +58,27 @@ def packed(told: list[Facts]) -> np.ndarray:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(transactions, facts, st.lists(st.booleans(), min_size=4, max_size=4))),
+    st.lists(
+        st.tuples(
+            transactions,
+            facts,
+            st.lists(st.booleans(), min_size=4, max_size=4),
+            st.sampled_from((APPROVE, REVIEW, BLOCK)),
+        )
+    ),
     st.booleans(),
 )
-def test_what_is_written_is_what_msgspec_writes(given: list[Any], blocked: bool) -> None:
+def test_what_is_written_is_what_msgspec_writes(given: list[Any], decided: bool) -> None:
     values = [
         msgspec.json.encode({**tx, "amount": 5.0, "timestamp": 1_700_000_000_000})
-        for tx, _, _ in given
+        for tx, *_ in given
     ]
     parsed = parse_batch(ByteColumn.of(values))
     kept = parsed.rows.tolist()
     expected, refused = [], 0
     for i in kept:
-        tx, known, wanted = given[i]
+        tx, known, wanted, decision = given[i]
+        at = {decision: known.as_of} if decided else {}
         for kind, wants in zip(KINDS, wanted, strict=True):
             field = {"device": "device_fingerprint", "ip": "ip_address", "card": "card_id"}
             text = tx.get(field.get(kind, "email"))
@@ -80,13 +90,14 @@ def test_what_is_written_is_what_msgspec_writes(given: list[Any], blocked: bool)
                 continue
             said = Facts(
                 known.as_of, known.since, known.transactions, known.amount, known.frauds,
-                known.as_of if blocked else 0,
+                at.get(BLOCK, 0), at.get(REVIEW, 0),
             )  # fmt: skip
             user, transaction, merchant = (tx[f"{what}_id"] for what in WHOSE)
             expected.append(encode(Sighting(user, kind, value, transaction, merchant, said)))
     wanted_rows = np.array([given[i][2] for i in kept], np.bool_).reshape(-1, len(KINDS))
+    decisions = np.array([given[i][3] for i in kept], np.int8) if decided else None
     told, dropped = sightings(
-        parsed.texts, parsed.rows, wanted_rows, packed([given[i][1] for i in kept]), blocked=blocked
+        parsed.texts, parsed.rows, wanted_rows, packed([given[i][1] for i in kept]), decisions
     )
     assert told.values.present() == expected
     assert dropped == refused
@@ -112,11 +123,17 @@ def read(value: bytes, key: bytes) -> np.ndarray:
 
 
 @settings(max_examples=300, deadline=None)
-@given(ids, st.sampled_from(KINDS), st.one_of(ids, plain), ids, ids, facts, numbers)
+@given(
+    ids,
+    st.sampled_from(KINDS),
+    st.one_of(ids, plain),
+    ids,
+    ids,
+    st.builds(replace, facts, blocked_at=numbers, reviewed_at=numbers),
+)
 def test_what_is_read_is_what_msgspec_reads(
-    user: str, kind: Any, value: str, transaction: str, merchant: str, known: Facts, blocked: int
+    user: str, kind: Any, value: str, transaction: str, merchant: str, told: Facts
 ) -> None:
-    told = msgspec.structs.replace(known, blocked_at=blocked)
     raw = encode(Sighting(user, kind, value, transaction, merchant, told))
     (found,) = read(raw, f"{kind}:{value}".encode())
     texts = (user, value, transaction, merchant)
@@ -134,7 +151,7 @@ def test_what_is_read_is_what_msgspec_reads(
         assert found[name] == getattr(told, name)
 
 
-_GOOD = encode(Sighting("u", "device", "x1", "t", "m", Facts(5, 4, 3, 2.5, 1, 5)))
+_GOOD = encode(Sighting("u", "device", "x1", "t", "m", Facts(5, 4, 3, 2.5, 1, 5, 5)))
 
 
 @settings(max_examples=500, deadline=None)
