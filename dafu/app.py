@@ -163,6 +163,8 @@ class App(faust.App):  # type: ignore[misc]
             value_type=bytes,
             partitions=partitions or self.settings.topics.partitions,
             extra_topic_configs=changelog_config(self.settings.topics),
+            # An event is a whole fetch. At 1 Faust leaves changelogs flowing after the recovery.
+            recovery_buffer_size=16,
         )
         return table
 

@@ -23,6 +23,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
 from aiokafka.errors import (
+    KafkaConnectionError,
     KafkaError,
     LeaderNotAvailableError,
     NoError,
@@ -143,14 +144,21 @@ class Dispatcher:
         for parcel in due:
             by_leader[leader_of(parcel.where)].append(parcel)
         for leader, parcels in by_leader.items():
-            if self._producer._closed:
-                _settle_all(parcels, ProducerClosed())
-            elif leader is None or leader < 0:
-                self._client.force_metadata_update()
-                error = LeaderNotAvailableError("the partition has no leader")
-                self._run(self._try_again(dict.fromkeys(parcels, error)))
-            else:
-                self._send(leader, parcels)
+            try:
+                self._part(leader, parcels)
+            except Exception as exc:  # nobody else would hear of it, and they would wait for good
+                _settle_all(parcels, exc)
+
+    def _part(self, leader: int | None, parcels: Sequence[Parcel]) -> None:
+        """Send what is for one broker."""
+        if self._producer._closed:
+            _settle_all(parcels, ProducerClosed())
+        elif leader is None or leader < 0:
+            self._client.force_metadata_update()
+            error = LeaderNotAvailableError("the partition has no leader")
+            self._run(self._try_again(dict.fromkeys(parcels, error)))
+        else:
+            self._send(leader, parcels)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -174,8 +182,9 @@ class Dispatcher:
         """A broker's answer to a request, which is on its way at once if there is a connection."""
         connection = self._client._conns.get((node, ConnectionGroup.DEFAULT))
         if connection is not None and connection.connected():
-            # It may break at this very moment; another one is made then.
-            with contextlib.suppress(KafkaError):
+            # It may break at this very moment; another one is made then. uvloop says that it is
+            # broken by a RuntimeError until aiokafka has noticed.
+            with contextlib.suppress(KafkaError, OSError, RuntimeError):
                 return _in_time(connection, connection.send(request))
         answer: Awaitable[Any] = self._client.send(node, request)
         return answer
@@ -187,6 +196,8 @@ class Dispatcher:
             answers = _answers(await answer)
         except KafkaError as exc:
             failures = dict.fromkeys(parcels, exc)
+        except (OSError, RuntimeError) as exc:
+            failures = dict.fromkeys(parcels, KafkaConnectionError(f"connection broken: {exc}"))
         except BaseException as exc:
             _settle_all(parcels, exc)
             raise
@@ -206,11 +217,17 @@ class Dispatcher:
                 parcel.settle(error)
         if not again:
             return
+        until = max(parcel.deadline or 0.0 for parcel in again)
         try:
             if any(error.invalid_metadata for error in failures.values()):
                 self._client.force_metadata_update()
             await asyncio.sleep(self._backoff)
-            await self._client._maybe_wait_metadata()
+            async with asyncio.timeout_at(until):
+                await self._client._maybe_wait_metadata()
+        except TimeoutError:
+            for parcel in again:
+                parcel.settle(failures[parcel])
+            return
         except BaseException as exc:
             _settle_all(again, exc)
             raise

@@ -188,6 +188,10 @@ class PartitionLog:
         self.own = NO_CLAIM
         self.revoked = True
 
+    def abandon(self) -> None:
+        """It is not known how far an append came: claim the partition anew before anything else."""
+        self.own = NO_CLAIM
+
     def recover(self, page: LogPage) -> list[Change]:
         """Take note of what the log holds next; returns what has to be applied to the state.
 

@@ -141,12 +141,20 @@ class PackedTable(faust.Table):  # type: ignore[misc]
                     begun.append((number, own, steps, self._begin(sender, number, next(steps))))
                 except LostPartitionError as exc:
                     failures.append(exc)
-            for number, own, steps, first in begun:
-                try:
-                    await self._go_on(sender, number, steps, first)
-                    self.records.apply(number, own, logs[number].position)
-                except Exception as exc:  # whatever it is, the others are seen to as well
-                    failures.append(exc)
+            ended = 0
+            try:
+                for number, own, steps, first in begun:
+                    try:
+                        await self._go_on(sender, number, steps, first)
+                        self.records.apply(number, own, logs[number].position)
+                    except Exception as exc:  # whatever it is, the others are seen to as well
+                        logs[number].abandon()
+                        failures.append(exc)
+                    ended += 1
+            finally:
+                # Cancelled: what is on its way may arrive, and is not known here.
+                for number, *_ in begun[ended:]:
+                    logs[number].abandon()
         if failures:
             raise failures[0]
 
@@ -199,7 +207,7 @@ class PackedTable(faust.Table):  # type: ignore[misc]
     async def _watch_changelog(self) -> None:
         """See to it that nobody else's records stay in changelogs that this worker owns."""
         async for _ in self.itertimer(WATCH_SECONDS, name="changelog watch"):
-            if self.app.rebalancing or self.app.in_recovery:
+            if self.app.rebalancing or self.app.in_recovery or self.app.should_stop:
                 continue
             try:
                 await self.watch(self.app.producer.batches)

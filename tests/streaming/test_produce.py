@@ -13,7 +13,6 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
 from aiokafka.errors import (
     KafkaConnectionError,
-    KafkaError,
     LeaderNotAvailableError,
     MessageSizeTooLargeError,
     NotLeaderForPartitionError,
@@ -66,7 +65,7 @@ LONG_MS: Final = 60_000
 """For what is over long before, however slow the machine."""
 BACKOFF: Final = 0.005
 
-Answer = Callable[[TopicPartition], int | KafkaError | None]
+Answer = Callable[[TopicPartition], int | Exception | None]
 """Error code for a partition, what the whole request fails with, or None for no answer."""
 
 
@@ -106,7 +105,7 @@ class Cluster:
         topics: dict[str, list[Any]] = {}
         for tp, _ in sent:
             answer = self.answer(tp)
-            if isinstance(answer, KafkaError):
+            if isinstance(answer, Exception):
                 raise answer
             if answer is not None:
                 offset = -1 if answer else 100 + tp.partition
@@ -221,16 +220,46 @@ async def test_a_connection_that_gives_no_answer_is_closed() -> None:
     assert connection.closed == CloseReason.CONNECTION_TIMEOUT
 
 
-async def test_a_connection_that_breaks_is_replaced() -> None:
+@pytest.mark.parametrize(
+    "how", [KafkaConnectionError("gone"), RuntimeError("the handler is closed"), OSError("reset")]
+)
+async def test_a_connection_that_breaks_is_replaced(how: Exception) -> None:
     def broken() -> None:
-        raise KafkaConnectionError("gone")
+        raise how
 
     cluster = Cluster()
     Connection(cluster, broken)
     assert await settled(cluster, tp(0)) == [100]
+    answers: list[Any] = [how, 0]
+    cluster = Cluster()
+    cluster.answer = lambda _: answers.pop(0)
+    assert await settled(cluster, tp(0)) == [100], "aiokafka may not have noticed yet"
     cluster = Cluster()
     Connection(cluster, lambda: None).there = False
     assert await settled(cluster, tp(0)) == [100]
+
+
+async def test_nobody_waits_for_good_when_something_unforeseen_goes_wrong() -> None:
+    cluster = Cluster()
+
+    def broken(_: TopicPartition) -> int:
+        raise ValueError("odd")
+
+    cluster.cluster.leader_for_partition = lambda tp: tp.partition
+    cluster._conns[0, ConnectionGroup.DEFAULT] = SimpleNamespace(
+        connected=lambda: True, send=lambda _: broken(tp(0))
+    )
+    odd, other = await settled(cluster, tp(0), tp(1))
+    assert isinstance(odd, ValueError)
+    assert other == 101
+
+
+async def test_metadata_that_never_comes_is_waited_for_no_longer_than_the_rest() -> None:
+    cluster = Cluster(SHORT_MS)
+    cluster.answer = lambda _: KafkaConnectionError("gone")
+    cluster._maybe_wait_metadata = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+    [outcome] = await settled(cluster, tp(0))
+    assert isinstance(outcome, KafkaConnectionError)
 
 
 async def test_it_gives_up_when_the_time_is_over() -> None:

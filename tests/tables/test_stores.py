@@ -350,6 +350,26 @@ async def test_what_fails_in_one_partition_leaves_the_others_alone(table: Packed
     with pytest.raises(OSError, match="no broker"):
         await table.commit_batches(sender, later, claims)
     assert (content(table, 0), content(table, 2)) == ({b"a": b"1"}, {b"c": b"2"})
+    assert table.records.claimed() == [2], "what the other one appended may arrive yet"
+
+
+async def test_whose_append_was_cancelled_claims_anew(table: PackedTable) -> None:
+    class Stuck:
+        def post(self, *_: Any, **__: Any) -> asyncio.Future[Any]:
+            return asyncio.get_running_loop().create_future()
+
+    log: Any = Log()
+    claims = {number: await table.claim(log, number) for number in (0, 1, 2)}
+    stuck: Any = Stuck()
+    changes: dict[int, list[Change]] = {0: [(b"a", b"1")], 2: [(b"c", b"1")]}
+    logging = asyncio.create_task(table.commit_batches(stuck, changes, claims))
+    await asyncio.sleep(0.01)
+    logging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await logging
+    assert table.records.claimed() == [1], "the watch must not put right what this worker wrote"
+    with pytest.raises(LostPartitionError, match="claim is not the latest"):
+        await table.commit_batches(log, changes, claims)
 
 
 async def test_a_partition_revoked_while_it_is_logged_stays_dropped(table: PackedTable) -> None:
