@@ -35,6 +35,9 @@ LABEL_KEY_BYTES: Final = 8
 """A label's key is the hash of its merchant's id."""
 
 _BEGINS_JSON: Final = tuple(b"{ \t\r\n")
+_MAGIC: Final = FORWARD["magic"]
+if FORWARD_MAGIC >> 16 != LABEL_MAGIC >> 16:  # pragma: no cover
+    raise ImportError("transactions and labels are forwarded in formats of different numbers")
 _REQUIRED: Final = 3
 _FIRST_TEXTS: Final = ("transaction_id", "user_id", "merchant_id")
 if TEXTS[:_REQUIRED] != _FIRST_TEXTS:  # pragma: no cover
@@ -44,7 +47,7 @@ _decode = msgspec.json.Decoder(Transaction).decode
 
 
 class LayoutMismatchError(DafuError):
-    """Stage one forwards other features than this version reads."""
+    """Stage one forwards another format, or other features, than this version reads."""
 
 
 def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejected]]:
@@ -62,9 +65,10 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
     Raises
     ------
     LayoutMismatchError
-        If the records come from a version with other user features.
+        If the records come from a version with another format or other user features.
     """
     size = FORWARD.itemsize
+    _refuse_other_formats(batch)
     rows = positions((batch.values.lengths >= size) & (batch.keys.lengths > 0))
     header = prefixes(batch.values.take(rows), size).view(FORWARD)
     labels = (
@@ -93,6 +97,21 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
         rejected += [Rejected(i, "not_forwarded", why) for i in rows[~sound].tolist()]
         rows, header = rows[sound], header[sound]
     return rows, header, rejected
+
+
+def _refuse_other_formats(batch: InputBatch) -> None:
+    """Raise at a record that another format's number stands at the head of."""
+    long = positions(batch.values.lengths >= _MAGIC.itemsize)
+    magic = prefixes(batch.values.take(long), _MAGIC.itemsize).view(_MAGIC)
+    kind, number = magic & 0xFFFF, magic >> 16
+    ours = (kind == FORWARD_MAGIC & 0xFFFF) | (kind == LABEL_MAGIC & 0xFFFF)
+    other = positions(ours & (number != FORWARD_MAGIC >> 16))
+    if other.size:
+        raise LayoutMismatchError(
+            f"record at offset {batch.offsets[long[other[0]]]} was forwarded in format "
+            f"{number[other[0]]}, this version reads {FORWARD_MAGIC >> 16}. Let the version that "
+            "forwarded it drain the topic before upgrading"
+        )
 
 
 def documents(values: ByteColumn, header: np.ndarray) -> ByteColumn:

@@ -20,6 +20,8 @@ from dafu.rules import compile_rules, parse_rules
 from dafu.schema import MAX_DEPTH, decode_decision
 from dafu.stages.batch import (
     FORWARD,
+    FORWARD_MAGIC,
+    LABEL_MAGIC,
     MAX_SEQUENCE_MODELS,
     InputBatch,
     MerchantOutput,
@@ -259,6 +261,15 @@ def test_foreign_records_are_refused_and_other_layouts_stop() -> None:
     other = head.tobytes() + value[FORWARD.itemsize :]
     with pytest.raises(LayoutMismatchError, match="offset 7"):
         merchant_stage().run(InputBatch.of(0, [key], [other], 7), alone(MemoryRecords()))
+
+
+@pytest.mark.parametrize("magic", [FORWARD_MAGIC, LABEL_MAGIC])
+@pytest.mark.parametrize("size", [4, 40, 4000])
+def test_records_of_another_format_stop_the_worker(magic: int, size: int) -> None:
+    other = (magic + (1 << 16)).to_bytes(4, "little").ljust(size, b"x")
+    batch = InputBatch.of(0, [b"m", b"m"], [b"{}", other], 6)
+    with pytest.raises(LayoutMismatchError, match="offset 7 was forwarded in format 5"):
+        merchant_stage().run(batch, alone(MemoryRecords()))
 
 
 class Forests(NamedTuple):
