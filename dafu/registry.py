@@ -184,10 +184,15 @@ def _candidate(lineup: Lineup, version: str | None) -> Candidate:
     )
 
 
+MAX_GRANTED: Final = 100
+"""Events that are remembered once they are granted."""
+
+
 class Registry(Struct, frozen=True):
     """The lineups of both levels, the rules, and the number of the last event that was granted.
 
-    Events are numbered by their offset in `control`. One that is not above `number` is a repeat.
+    Events are numbered by their offset in `control`. One that is not above `number` is a repeat,
+    and so is one whose record is among those `granted` lately (hashes): a client sent it twice.
     Entries of lists are many, and kept beside it (`dafu.stages.lists`).
     """
 
@@ -195,6 +200,12 @@ class Registry(Struct, frozen=True):
     sequence: Lineup = Lineup()
     number: int = -1
     rules: RulesState = RulesState()
+    granted: tuple[int, ...] = ()
+
+    def granting(self, record: int) -> Registry:
+        """The registry once the event in the record with this hash is among those granted."""
+        granted = (*self.granted, record)[-MAX_GRANTED:]
+        return msgspec.structs.replace(self, granted=granted)
 
     def of(self, level: Level) -> Lineup:
         """The lineup of a level."""

@@ -35,6 +35,7 @@ from dafu.agents.shell import (
 )
 from dafu.columns import ByteColumn
 from dafu.errors import DafuError, RegistryError
+from dafu.hashing import hash64
 from dafu.lists import EntryKey, ListChange, ListEntry, check_entries
 from dafu.partitioner import partitions_for
 from dafu.registry import (
@@ -195,6 +196,10 @@ class ControlAgent:
             return None
         now = int(batch.timestamps[i])
         if number > registry.number:
+            record = hash64(batch.values[i] or b"")
+            if record in registry.granted:
+                logger.info("control event %s at %d was sent twice", event.event_id, number)
+                return None
             try:
                 registry = await self._granted(event, registry, number, partition, now)
             except RegistryError as exc:
@@ -203,6 +208,7 @@ class ControlAgent:
                 return Rejected(i, "invalid_rules", f"{event.action}: {exc}"[:MAX_DETAIL_CHARS])
             except (DafuError, OSError) as exc:
                 return Rejected(i, "unusable_model", f"{event.action}: {exc}")
+            registry = registry.granting(record)
             stored = [(REGISTRY_KEY, encode_registry(registry))]
             await self.table.commit_batch(sender, partition, stored, claim)
         await self._carry_out(sender, event, registry, partition, now, claim)

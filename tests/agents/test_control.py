@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -167,7 +168,7 @@ class Life:
 
 
 def event(action: Any, **fields: Any) -> bytes:
-    return encode_event(ControlEvent(event_id="e", action=action, **fields))
+    return encode_event(ControlEvent(event_id=uuid.uuid4().hex, action=action, **fields))
 
 
 @pytest.fixture
@@ -213,6 +214,23 @@ async def test_a_rollback_that_is_read_twice_goes_back_once(
         assert life.scoring == Lineup(a, (), (CONFIGURED,))
     assert sender.refusals() == []
     assert {s.number for _, s in sender.switches("scored")[3 * PARTITIONS :]} == {2}
+
+
+async def test_a_rollback_that_a_client_sent_twice_goes_back_once(
+    world: tuple[Table, Sender], tmp_path: Path
+) -> None:
+    a, b = (ref(forest(tmp_path / n, seed=i), tmp_path / n) for i, n in enumerate("ab"))
+    table, sender = world
+    back = event("rollback")
+    life = Life(table, sender)
+    await life.read(0, event("deploy", model=a), event("deploy", model=b), back, back)
+    assert life.scoring == Lineup(a, (), (CONFIGURED,))
+    assert await life.agent.outcomes.get(3) is None
+    await Life(table, sender).read(4, back)
+    assert life.scoring == Lineup(a, (), (CONFIGURED,))
+    assert sender.refusals() == []
+    await life.read(5, event("rollback"))
+    assert life.scoring.champion == CONFIGURED
 
 
 async def test_what_can_not_be_is_set_aside_and_changes_nothing(
@@ -267,11 +285,13 @@ RULES: dict[str, Any] = {
 
 
 def rules_event(action: Any, **fields: Any) -> bytes:
-    return encode_event(RulesEvent(event_id="e", action=action, by="ann", **fields))
+    return encode_event(RulesEvent(event_id=uuid.uuid4().hex, action=action, by="ann", **fields))
 
 
 def list_event(action: Any, *entries: ListEntry) -> bytes:
-    asked = ListEvent(event_id="e", action=action, entries=entries, by="ann", why="ring", at=5)
+    asked = ListEvent(
+        event_id=uuid.uuid4().hex, action=action, entries=entries, by="ann", why="ring", at=5
+    )
     return encode_event(asked)
 
 
