@@ -79,6 +79,7 @@ class Worker:
             "DAFU_WEB_PORT": str(self.port),
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._end_seen = False
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -108,15 +109,17 @@ class Worker:
     def kill(self) -> None:
         """End it where it stands; it must not have ended by itself before."""
         self.process.kill()
-        status = self.process.wait()
+        status = self.exited(STOP_SECONDS)
         assert status == -signal.SIGKILL, self.describe(f"had exited with {status} before")
 
     def exited(self, within: float) -> int:
         """Wait until it ends and return the exit status."""
         try:
-            return self.process.wait(within)
+            status = self.process.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.describe(f"did not exit within {within:.0f} s")) from None
+        self._end_seen = True
+        return status
 
     async def ready(self) -> Self:
         """Wait until it says that it can decide."""
@@ -136,7 +139,10 @@ class Worker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.process.poll() is not None:
+        status = self.process.poll()
+        if status is not None:
+            # A test that waits for the end says what it has to be.
+            assert error or self._end_seen or status == 0, self.describe(f"exited with {status}")
             return
         try:
             if error is None:
