@@ -35,13 +35,16 @@ help: ## show the targets
 
 $(BIN)/python:
 	@for python in python3.13 python3.12 python3.11 python3; do \
-		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		if "$$python" -c 'import ensurepip, sys; \
+			sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
 			echo "creating $(VENV) with $$("$$python" --version) ($$python)"; \
-			exec "$$python" -m venv $(VENV); \
+			"$$python" -m venv $(VENV) && exit 0; \
+			rm -rf $(VENV); \
+			exit 1; \
 		fi; \
 	done; \
-	echo "dafu needs Python 3.11 or later: none of python3.13, python3.12, python3.11 and" >&2; \
-	echo "python3 is one. Install it (with its venv module) and run make again." >&2; \
+	echo "dafu needs Python 3.11, 3.12 or 3.13 with its venv module: none of python3.13," >&2; \
+	echo "python3.12, python3.11 and python3 is one. Install it and run make again." >&2; \
 	exit 1
 
 $(BIN)/uv: requirements-dev.lock | $(BIN)/python

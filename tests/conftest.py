@@ -10,11 +10,16 @@ import pytest
 from hypothesis import settings
 
 from dafu.broker import EmbeddedBroker
+from dafu.settings import ENVIRONMENT
 from tests.kafka import ApacheKafka
 
 # A first example may have to wait for a compiler, and a busy machine for anything.
 settings.register_profile("dafu", deadline=None)
 settings.load_profile("dafu")
+
+# Settings of whoever runs the tests are none of theirs.
+for _name in ("DAFU_CONF", *ENVIRONMENT):
+    os.environ.pop(_name, None)
 
 WHICH = "DAFU_TEST_BROKER"
 

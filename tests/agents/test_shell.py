@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dafu.agents.histogram import Histogram
-from dafu.agents.shell import Sending, StageAgent, all_done, consume, input_batch
+from dafu.agents.shell import (
+    PartitionMismatchError,
+    Sending,
+    StageAgent,
+    all_done,
+    consume,
+    input_batch,
+    prepare,
+)
 from dafu.stages.batch import Piece, StageOutput
 from dafu.streaming.dead_letters import REROUTED
 from dafu.streaming.records import RecordBatch
@@ -296,3 +304,44 @@ async def test_nothing_is_logged_before_all_outputs_are_acknowledged() -> None:
     with pytest.raises(OSError, match="no broker"):
         await agent.process([chunk(3, 2, 2)])
     assert len(logged) == 1
+
+
+class Topic:
+    """A Faust topic as far as it is created."""
+
+    def __init__(self, name: str, partitions: int = 3) -> None:
+        self.name = name
+        self.partitions = partitions
+        self.declared = False
+
+    def get_topic_name(self) -> str:
+        return self.name
+
+    async def maybe_declare(self) -> None:
+        self.declared = True
+
+
+@pytest.mark.parametrize("there", [3, 12])
+async def test_a_topic_and_its_changelog_must_have_the_same_partitions(
+    there: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, output, changelog = Topic("payments"), Topic("decisions"), Topic("app-users-changelog")
+    table: Any = SimpleNamespace(
+        changelog_topic=changelog,
+        changelog_topic_name=changelog.name,
+        app=SimpleNamespace(settings=None),
+        add_future=lambda future: future.close(),
+    )
+
+    async def partition_count(topic: str) -> int:
+        return there if topic == source.name else 3
+
+    sender: Any = SimpleNamespace(partition_count=partition_count)
+    if there == 3:
+        await prepare(source, table, [output], sender)
+        assert not caplog.records
+    else:
+        with pytest.raises(PartitionMismatchError, match=r"has 12 partitions, its changelog .* 3"):
+            await prepare(source, table, [output], sender)
+        assert "topic payments has 12 partitions, the settings say 3" in caplog.text
+    assert all(topic.declared for topic in (source, output, changelog))

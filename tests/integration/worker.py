@@ -67,13 +67,8 @@ class Worker:
         self.base = f"http://127.0.0.1:{self.port}"
         self.log = directory / f"worker-{uuid.uuid4().hex[:6]}.log"
         self._app = app
-        inherited = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith("DAFU_") and k != "MODEL_STORAGE_PATH"
-        }
         self._environment = {
-            **inherited,
+            **os.environ,
             "DAFU_ADMIN_KEY": ADMIN_KEY,
             **environment,
             "DAFU_WEB_PORT": str(self.port),

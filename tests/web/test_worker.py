@@ -47,7 +47,8 @@ def eventually(
 def running_worker(
     bootstrap: str, unique: Callable[[str], str], directory: Path, port: int
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("DAFU_")} | {
+    environment = os.environ | {
+        "DAFU_AUTH_FILE": str(directory / "auth.yaml"),
         "DAFU_BROKER": bootstrap,
         "DAFU_APP_ID": unique("app"),
         "DAFU_TOPIC_PREFIX": unique(""),
