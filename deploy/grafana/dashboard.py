@@ -71,6 +71,8 @@ DECISION_P99: Final = (
     + ")"
 )
 INSTANCE: Final = "{{instance}}"
+SLOW: Final = 0.25
+"""Seconds; the bound of the alert DafuDecisionsSlow. Set both to your own target."""
 
 ROWS: Final[dict[str, tuple[Panel, ...]]] = {
     "At a glance": (
@@ -81,7 +83,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "ops", "stat", 4, 4,
         ),
         Panel(
-            "p99, publish to decision", (Query(DECISION_P99),), "s", "stat", 4, 4, red_from=0.05
+            "p99, publish to decision", (Query(DECISION_P99),), "s", "stat", 4, 4, red_from=SLOW
         ),
         Panel(
             "Records to go", (Query(total("dafu_consumer_lag_records")),), "short", "stat", 4, 4,
