@@ -343,9 +343,10 @@ async def prepare(
         )
     if there != logged:
         raise PartitionMismatchError(
-            f"topic {name} has {there} partitions, its changelog {changelog} has {logged}. Set "
-            f"DAFU_PARTITIONS={there} and a new DAFU_APP_ID (or delete the changelog), or create "
-            f"{name} with {logged} partitions"
+            f"topic {name} has {there} partitions, its changelog {changelog} has {logged}. Before "
+            f"anything is decided: delete what this start created and set DAFU_PARTITIONS={there}, "
+            f"or create {name} with {logged} partitions. Otherwise see `Starting anew` in "
+            "docs/operations.md"
         )
     streams = [topic.get_topic_name() for topic in (source, *outputs)]
     # Beside the way: it asks the broker about things that can wait.

@@ -1,4 +1,4 @@
-"""The layouts in which state is stored, pinned: whoever changes one has deployed stores to think of.
+"""The layouts in which state is stored, pinned: who changes one has deployed stores to think of.
 
 A layout that changes needs a new `SCHEMA_VERSION`, and the former one a place among those that
 `dafu.tables.migrations` upgrades from; only then is the number here to be changed.
