@@ -32,7 +32,8 @@ READ_SECONDS: Final = 10.0
 LONGEST_BODY: Final = web.AppKey("longest_body", int)
 """What an application takes at most, whatever an endpoint would."""
 
-_REMEMBERED: Final = web.RequestKey("body_remembered", bool)
+_BODY: Final = web.RequestKey("body", bytes)
+"""The body, once it was read: the network gives it only once."""
 
 _EXACT: Final = 2**53
 """Up to here a float says which integer is meant."""
@@ -115,7 +116,7 @@ def _whole(value: Any) -> Any:
 
 
 async def read_bytes(request: web.Request, max_bytes: int) -> bytes:
-    """The body of a request.
+    """The body of a request, however often it is asked for.
 
     Raises
     ------
@@ -126,8 +127,8 @@ async def read_bytes(request: web.Request, max_bytes: int) -> bytes:
     too_long = problem(413, f"the body may have {max_bytes:,} bytes at most", max_bytes=max_bytes)
     if request.content_length is not None and request.content_length > max_bytes:
         raise RefusedError(too_long)
-    if request.get(_REMEMBERED):
-        remembered = await request.read()
+    remembered: bytes | None = request.get(_BODY)
+    if remembered is not None:
         if len(remembered) > max_bytes:
             raise RefusedError(too_long)
         return remembered
@@ -141,12 +142,14 @@ async def read_bytes(request: web.Request, max_bytes: int) -> bytes:
     except TimeoutError:
         late = problem(408, f"the body did not arrive within {READ_SECONDS:.0f} s")
         raise RefusedError(late) from None
-    return bytes(body)
+    whole = bytes(body)
+    remember_body(request, whole)
+    return whole
 
 
-def remember_body(request: web.Request) -> None:
-    """Say that aiohttp has read the body already, so that it is asked for it."""
-    request[_REMEMBERED] = True
+def remember_body(request: web.Request, body: bytes) -> None:
+    """Keep a body that was read in another way for those who ask for it later."""
+    request[_BODY] = body
 
 
 def explained(text: str, within: str = "", status: int = 400, **members: str) -> web.Response:

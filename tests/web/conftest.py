@@ -118,14 +118,19 @@ class Worker:
         await self.app.web.stop_server()
 
     async def ask(
-        self, path: str, method: str = "GET", key: str | None = ADMIN_KEY, **headers: str
+        self,
+        path: str,
+        method: str = "GET",
+        key: str | None = ADMIN_KEY,
+        document: Any = None,
+        **headers: str,
     ) -> Answer:
         """`path` is sent as it is."""
         assert self._session is not None
         url = URL(self.base + path, encoded=True)
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        async with self._session.request(method, url, headers=headers) as response:
+        async with self._session.request(method, url, json=document, headers=headers) as response:
             return Answer(response, await response.read())
 
     async def user(self, user: str) -> Answer:

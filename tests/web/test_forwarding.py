@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from dafu.web.forwarding import FORWARDED, Forwarder
+from tests.web.conftest import Worker
 
 CHANGELOG = "users-changelog"
 
@@ -101,6 +103,25 @@ async def test_pages_come_back_with_their_policy_and_where_they_lead(two: Two) -
     assert response.status == 303
     assert {name: response.headers[name] for name in headers} == headers
     assert two.bodies == [b"mode=shadow&why=to+see"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "document"),
+    [
+        ("PUT", "/v1/rules", {"rules": {"rules": []}, "why": "to see"}),
+        ("POST", "/v1/lists", {"entries": [{"list": "deny", "kind": "user", "value": "u"}]}),
+        ("POST", "/v1/models/rollback", {"level": "scoring", "why": "to see"}),
+    ],
+)
+async def test_changes_go_on_whole_to_whoever_holds_the_registry(
+    two: Two, worker: Worker, monkeypatch: pytest.MonkeyPatch, method: str, path: str, document: Any
+) -> None:
+    registry = worker.agents.control.table.changelog_topic_name
+    held = {str(two.holder.make_url("/")): {registry: [0]}}
+    monkeypatch.setattr(worker.app.assignor, "tables_metadata", lambda: held)
+    answer = await worker.ask(path, method, document=document)
+    assert (answer.status, answer.body) == (200, b'{"user_id":"a/b"}')
+    assert [json.loads(body) for body in two.bodies] == [document]
 
 
 async def test_nothing_is_handed_on_twice(two: Two) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Meta, Struct, structs
 
 from dafu.web.problems import answer, protect
-from dafu.web.reading import _decoded, read_body, read_query
+from dafu.web.reading import _decoded, read_body, read_bytes, read_query
 
 
 class Query(Struct):
@@ -93,6 +94,25 @@ async def test_what_is_no_sound_body() -> None:
     assert (await ask("/b", data=b"{}", headers={"Content-Type": "text/plain"}))[0] == 415
     status, document = await ask("/b", data=b" " * 501, headers=form)
     assert (status, document["max_bytes"]) == (413, 500)
+
+
+async def test_a_body_can_be_had_again_as_far_as_it_may_be_that_long() -> None:
+    async def read_twice(request: web.Request) -> web.Response:
+        return answer([(await read_bytes(request, n)).decode() for n in (500, 500, 3)])
+
+    app = web.Application()
+    app.router.add_post("/", read_twice)
+    protect(app)
+    async with TestClient(TestServer(app)) as client:
+        async with client.post("/", data=b"abc") as response:
+            assert await response.json() == ["abc"] * 3
+        async with client.post("/", data=_pieces(b"ab", b"cd")) as response:
+            assert response.status == 413
+
+
+async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 @given(count=st.integers(-(2**53), 2**53), price=st.floats(allow_nan=False, allow_infinity=False))

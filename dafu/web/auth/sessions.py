@@ -100,7 +100,7 @@ async def check_csrf(request: web.Request, token: str) -> None:
             raise RefusedError(problem(408, "the form did not arrive in time")) from None
         except (UnicodeDecodeError, LookupError) as exc:
             raise RefusedError(problem(400, f"the form can not be read: {exc}")) from None
-        remember_body(request)
+        remember_body(request, await request.read())
         shown = str(form.get(CSRF_FIELD, ""))
     if shown is None or not hmac.compare_digest(shown.encode(), token.encode()):
         raise RefusedError(

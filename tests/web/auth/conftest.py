@@ -24,6 +24,7 @@ from dafu.web.endpoints import Call, Endpoint, install
 from dafu.web.principals import Permission
 from dafu.web.problems import answer, protect
 from dafu.web.rates import MemoryRates
+from dafu.web.reading import read_bytes
 from dafu.web.surroundings import surround
 
 ADMIN_KEY = "an-administrators-key-for-tests-" + "0" * 8
@@ -120,7 +121,8 @@ def _endpoints(auth: Auth) -> list[Endpoint]:
         return response
 
     async def form(call: Call) -> web.Response:
-        return answer(dict(await call.request.post()))
+        raw = await read_bytes(call.request, 1000)
+        return answer({"form": dict(await call.request.post()), "raw": raw.decode()})
 
     def endpoint(method: Any, path: str, handler: Any, **more: Any) -> Endpoint:
         more = {"permission": Permission.READ, **more}

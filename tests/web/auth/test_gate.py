@@ -120,7 +120,8 @@ async def test_a_form_brings_it_in_a_field_and_can_still_be_read(site: Site) -> 
     assert (await site.ask("/form", "POST", data={"a": "b"}))[0] == 403
     assert (await site.ask("/form", "POST", data={"a": "b", "csrf_token": "x"}))[0] == 403
     form = {"a": "b", "csrf_token": csrf}
-    assert await site.ask("/form", "POST", data=form) == (200, form)
+    raw = f"a=b&csrf_token={csrf}"
+    assert await site.ask("/form", "POST", data=form) == (200, {"form": form, "raw": raw})
 
 
 async def test_the_token_of_another_session_is_none(site: Site) -> None:
