@@ -16,7 +16,7 @@ from dafu.web.console.addresses import decision_url
 from dafu.web.console.forms import read_form
 from dafu.web.console.rendering import fragment, page
 from dafu.web.console.shown import brief, matching, shown
-from dafu.web.decisions.decision_endpoints import feed_started
+from dafu.web.decisions.decision_endpoints import STREAM_SECONDS, feed_started
 from dafu.web.decisions.feed import DecisionFeed, Subscription
 from dafu.web.decisions.memory import Made
 from dafu.web.endpoints import Call
@@ -38,9 +38,6 @@ SILENCE_SECONDS: Final = 15.0
 
 MOST_STREAMS: Final = 100
 """Pages that may follow at the same time, on this worker."""
-
-STREAM_SECONDS: Final = 600.0
-"""After so long a page has to ask again, with a credential that is still good."""
 
 Verdict = Literal["fraud", "genuine"]
 Publish = Callable[[Call, str, str, bool], Awaitable[None]]

@@ -29,7 +29,14 @@ from dafu.web.masking import mask
 from dafu.web.principals import Permission
 from dafu.web.problems import RefusedError, answer, problem
 
-__all__ = ["HEARTBEAT_SECONDS", "decision_endpoints", "listed", "matches", "feed_started"]
+__all__ = [
+    "HEARTBEAT_SECONDS",
+    "STREAM_SECONDS",
+    "decision_endpoints",
+    "listed",
+    "matches",
+    "feed_started",
+]
 
 START_SECONDS: Final = 5.0
 """The feed is not waited for any longer."""
@@ -39,6 +46,9 @@ FIND_SECONDS: Final = 5.0
 
 HEARTBEAT_SECONDS: Final = 15.0
 """A stream without decisions says so often that it is alive."""
+
+STREAM_SECONDS: Final = 600.0
+"""After so long a reader has to ask again, with a credential that is still good."""
 
 MOST_STREAMS: Final = 100
 
@@ -185,11 +195,14 @@ class _Views:
                 if call.request.method == "HEAD":
                     return response
                 await response.write(b"retry: 2000\n\n")
-                async with aclosing(_events(subscription, matches(call.query), call)) as events:
+                async with (
+                    asyncio.timeout(STREAM_SECONDS),
+                    aclosing(_events(subscription, matches(call.query), call)) as events,
+                ):
                     async for event in events:
                         await response.write(event)
-        except ConnectionError:
-            pass  # the reader has gone
+        except (ConnectionError, TimeoutError):
+            pass  # the reader has gone, or is to ask again
         finally:
             self._streams -= 1
         return response

@@ -18,6 +18,7 @@ from dafu.schema import FiredRule, Reason
 from dafu.web.console import decisions
 from dafu.web.console.assets import asset_url
 from dafu.web.console.rendering import POLICY
+from dafu.web.decisions import decision_endpoints
 from tests.asking import ADMIN_KEY
 from tests.web.conftest import payment
 from tests.web.console.conftest import HOSTILE, Console, Page
@@ -166,6 +167,21 @@ async def test_a_stream_ends_with_the_feed(console: Console) -> None:
         assert await response.content.readline() == b"retry: 2000\n"
         await console.feed.close()
         assert b"event: decisions" not in await response.read()
+
+
+@pytest.mark.parametrize(
+    ("path", "module"),
+    [("/v1/decisions/stream", decision_endpoints), ("/console/decisions/stream", decisions)],
+)
+async def test_a_stream_ends_and_has_to_be_asked_for_anew(
+    console: Console, monkeypatch: pytest.MonkeyPatch, path: str, module: Any
+) -> None:
+    monkeypatch.setattr(module, "STREAM_SECONDS", 0.2)
+    await console.sign_in()
+    async with asyncio.timeout(10), console.session.get(console.worker.base + path) as response:
+        assert response.status == 200
+        assert await response.read() == b"retry: 2000\n\n"
+    assert console.feed.figures["subscribers"] == 0
 
 
 async def test_no_more_streams_than_may_be(
