@@ -133,6 +133,7 @@ class DecisionPages:
             decision=found.decision,
             made=found,
             said=said and f"The transaction is labelled as {said}.",
+            label_url=f"{decision_url(user_id, transaction_id)}/label",
             explanations=[
                 (n.removesuffix("_risk").replace("_", " "), v) for n, v in explained.items()
             ],

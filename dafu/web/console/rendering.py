@@ -71,7 +71,7 @@ def page(
         principal=principal,
         may={p.name.lower(): call.may(p) for p in Permission},
         theme=_theme(call.request.cookies),
-        here=call.request.path,
+        here=call.request.rel_url.raw_path,
         version=__version__,
         csrf="" if principal is None else principal.csrf,
         **context,

@@ -21,7 +21,7 @@ from dafu.web.console.rendering import POLICY
 from dafu.web.decisions import decision_endpoints
 from tests.asking import ADMIN_KEY
 from tests.web.conftest import payment
-from tests.web.console.conftest import HOSTILE, Console, Page
+from tests.web.console.conftest import HOSTILE, Console, Feed, Page
 from tests.web.decisions.documents import made
 
 PAGES = (
@@ -259,6 +259,31 @@ async def test_a_label_needs_the_token_and_goes_to_the_topic(console: Console) -
     assert (topic, key) == ("labels", b"ada")
     assert (label["transaction_id"], label["is_fraud"], label["source"]) == ("t1", True, "analyst")
     assert "labelled as fraud" in (await console.get(page.headers["Location"])).words
+
+
+async def test_a_label_is_for_the_transaction_that_is_shown(console: Console) -> None:
+    console.feed.tell(made("victim", "t9"), made("victim/t9/label?", "t1", 1))
+    await console.sign_in()
+    page = await console.get("/console/decisions/victim%2Ft9%2Flabel%3F/t1")
+    (action,) = (a for a in Shape(page).values("form", "action") if "/decisions/" in a)
+    form = {"verdict": "genuine", "csrf_token": await console.csrf()}
+    assert (await console.post(action, form)).status == 303
+    ((_, key, value),) = console.published
+    assert (key, json.loads(value)["transaction_id"]) == (b"victim/t9/label?", "t1")
+
+
+async def test_who_tries_again_gets_to_the_same_page(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(_: Feed) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Feed, "started", late)
+    await console.sign_in()
+    path = "/console/decisions/a%2Fb%3F/t%231"
+    page = await console.get(path)
+    assert (page.status, page.headers["Retry-After"]) == (503, "2")
+    assert path in Shape(page).values("a", "href")
 
 
 async def test_assets_are_kept_for_ever_under_their_digest(console: Console) -> None:
