@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+from aiohttp import web
 
 from dafu.agents.assembly import Agents
 from dafu.agents.shell import WORKER_NAME
@@ -36,7 +38,10 @@ from dafu.web.surroundings import surround
 from dafu.web.tls import client_context
 from dafu.web.worker import worker_endpoints
 
-__all__ = ["register_web"]
+__all__ = ["KEEPALIVE_SECONDS", "register_web"]
+
+KEEPALIVE_SECONDS: Final = 75.0
+"""A connection may be so long without a whole request; longer than proxies keep unused ones."""
 
 
 def register_web(app: Any, agents: Agents, settings: Settings) -> Reporter:
@@ -57,6 +62,10 @@ def register_web(app: Any, agents: Agents, settings: Settings) -> Reporter:
     reporter = Reporter(app, agents, max_stall_s=settings.health.ready_stall_s)
     app.timer(REFRESH_SECONDS, traced=False)(reporter.monitor.refresh)
     application = app.web.web_app
+    # In place of Faust's own, which waits for an hour.
+    app.web._runner = web.AppRunner(
+        application, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS
+    )
     protect(application)
     audit_topic = AuditTopic(app, settings)
     auth = Auth(settings, audit_topic.publish, worker=WORKER_NAME.decode())
