@@ -22,7 +22,7 @@ WORKDIR /var/lib/dafu
 # another instruction set compiles them again: numba keys its cache by CPU.
 RUN python -m dafu.warmup
 EXPOSE 6066
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:6066/health/live', timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-m", "dafu.web.health"]
 ENTRYPOINT ["faust", "-A", "dafu.app"]
 CMD ["worker", "-l", "info"]
