@@ -102,7 +102,8 @@ async def check_csrf(request: web.Request, token: str) -> None:
             raise RefusedError(problem(400, f"the form can not be read: {exc}")) from None
         remember_body(request, await request.read())
         shown = str(form.get(CSRF_FIELD, ""))
-    if shown is None or not hmac.compare_digest(shown.encode(), token.encode()):
+    raw = None if shown is None else shown.encode("utf-8", "surrogateescape")
+    if raw is None or not hmac.compare_digest(raw, token.encode()):
         raise RefusedError(
             problem(
                 403,

@@ -143,7 +143,7 @@ def header_of(token: str) -> dict[str, Any]:
     """
     try:
         return jwt.get_unverified_header(token)
-    except jwt.InvalidTokenError as exc:
+    except (jwt.InvalidTokenError, ValueError) as exc:
         raise BadTokenError(f"the token can not be read: {exc}") from None
 
 

@@ -167,6 +167,32 @@ async def test_keys_and_tokens_need_no_csrf_token(site: Site) -> None:
     assert (await site.ask("/label", "POST", headers=headers, **LABEL))[0] == 401
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Authorization: Bearer a.\xff.b", 401),
+        (b"Authorization: Bearer \xff", 401),
+        (b"Authorization: \xff", 401),
+        (b"X-API-Key: \xff", 401),
+        (b"Cookie: dafu-session=a.\xff.b", 401),
+        (b"Cookie: dafu-session=%b\r\nX-CSRF-Token: \xff", 403),
+    ],
+)
+async def test_what_is_no_text_is_refused_as_anything_else(
+    site: Site, header: bytes, status: int
+) -> None:
+    identities = site.auth.identities
+    session = identities.session(subject_of(identities.file.records().users[0]))
+    reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
+    header = header.replace(b"%b", session.encode())
+    writer.write(
+        b"POST /label HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n\r\n" % header
+    )
+    answer = await reader.read()
+    writer.close()
+    assert int(answer.split()[1]) == status, answer
+
+
 async def test_sessions_and_tokens_end_with_time(site: Site) -> None:
     await site.signed_in()
     token = site.auth.identities.token(site.auth.identities.of_key(ADMIN_KEY))
