@@ -155,12 +155,14 @@ class Jobs:
                     await self._work(job_id)
                 except (OSError, msgspec.MsgspecError) as exc:
                     logger.exception("the job %s failed", job_id)
-                    self._end(job_id, "failed", Progress(error=str(exc)))
+                    if self._is_running(job_id):
+                        self._end(job_id, "failed", Progress(error=str(exc)))
         finally:
             self._running = self._runner = None
 
     async def _work(self, job_id: str) -> None:
         self._change(job_id, state="running", started_at=_now())
+        task = self._tasks[job_id]
         command = [sys.executable, "-m", "dafu.web.jobs.process"]
         process = self._process = await asyncio.create_subprocess_exec(
             *dying_with_parent(command),
@@ -171,7 +173,9 @@ class Jobs:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(msgspec.json.encode(self._tasks[job_id]) + b"\n")
+            if not self._is_running(job_id):  # it was cancelled before there was a process
+                _kill(process)
+            process.stdin.write(msgspec.json.encode(task) + b"\n")
             process.stdin.close()
             async for line in process.stdout:
                 progress = msgspec.json.decode(line, type=Progress)
@@ -182,6 +186,9 @@ class Jobs:
             _kill(process)
             await process.wait()
             self._process = None
+        if job_id not in self._jobs:  # it was cancelled and forgotten
+            shutil.rmtree(self._directory / job_id, ignore_errors=True)
+            return
         self._clear(job_id)
         if not self._is_running(job_id):  # it was cancelled
             self.results(self._jobs[job_id]).unlink(missing_ok=True)

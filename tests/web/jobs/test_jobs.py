@@ -187,6 +187,45 @@ async def test_a_job_is_cancelled_where_it_stands_and_the_next_one_runs(
     assert not (tmp_path / "jobs" / last["id"]).exists()
 
 
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_whenever_a_job_is_cancelled_the_next_one_runs(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool, times: int
+) -> None:
+    begins, started, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    spawn = asyncio.create_subprocess_exec
+
+    async def spawn_later(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        begins.set()
+        await go_on.wait()
+        process = await spawn(*command, **options)
+        started.set()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn_later)
+    jobs = Jobs(tmp_path / "jobs", lambda: "http://here")
+    job = jobs.add(str(file), AnalyzeRequest(str(file)), "ada")
+    last = jobs.add(str(file), AnalyzeRequest(str(file), limit=5), "ada")
+    await begins.wait()
+    if begun:
+        go_on.set()
+        await started.wait()
+        await asyncio.sleep(0.1)  # for what comes right after it
+    for _ in range(times):
+        found = jobs.get(job.id)
+        assert found is not None
+        await jobs.cancel(found)
+    go_on.set()
+    async with asyncio.timeout(WITHIN):
+        while (found := jobs.get(last.id)) is None or found.state in ("queued", "running"):
+            await asyncio.sleep(0.05)
+    assert (found.state, found.progress.decided) == ("done", 5)
+    left = jobs.get(job.id)
+    assert left is None if times == 2 else left is not None and left.state == "cancelled"
+    assert (tmp_path / "jobs" / job.id).exists() == (times == 1)
+    await jobs.close()
+
+
 async def test_what_can_not_be_done_says_why(
     site: Site, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
