@@ -30,6 +30,13 @@ from dafu.web.principals import ROLES, Principal, Role
 from dafu.web.problems import protect
 
 WITHIN = 120.0
+DEVICE, ADDRESS = "dev-4711", "198.51.100.7"
+QUOTING_RULES = f"""
+version: 1
+rules:
+  - {{id: device, condition: device_fingerprint == '{DEVICE}', risk_score: 0.9, action: block}}
+  - {{id: address, condition: ip_address == '{ADDRESS}', risk_score: 0.8, action: review}}
+"""
 
 
 class ByHeader:
@@ -77,6 +84,11 @@ class Site:
             method, path, json=document, headers={"Role": role}
         ) as answer:
             return answer.status, json.loads(await answer.read())
+
+    async def read(self, path: str, role: str) -> bytes:
+        async with self.client.get(path, headers={"Role": role}) as answer:
+            assert answer.status == 200
+            return await answer.read()
 
     async def analyze(self, source: Path, **more: Any) -> dict[str, Any]:
         status, job = await self.ask("POST", "/v1/batch/analyze", {"source": str(source), **more})
@@ -132,8 +144,10 @@ async def test_a_file_is_scored_as_the_command_scores_it(
 
 
 async def test_results_hold_nothing_personal_for_those_who_may_not_see_it(
-    site: Site, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "rules.yaml").write_text(QUOTING_RULES)
+    monkeypatch.setenv("DAFU_RULES", str(tmp_path / "rules.yaml"))
     rows = [
         {
             "transaction_id": f"t{n}",
@@ -141,23 +155,29 @@ async def test_results_hold_nothing_personal_for_those_who_may_not_see_it(
             "merchant_id": "shop",
             "amount": 20_000.0,
             "timestamp": 1_700_000_000_000 + n,
-            "email": "ada@example.com",
+            "device_fingerprint": DEVICE,
+            "ip_address": ADDRESS,
         }
         for n in range(3)
     ]
     source = tmp_path / "few.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows) + "no json\n")
-    site_settings = Web(analyze_dirs=(str(tmp_path),))
-    async with Site(tmp_path / "more", site_settings, {}) as other:
-        job = await other.ended(await other.analyze(source))
+    async with Site(tmp_path / "jobs", Web(analyze_dirs=(str(tmp_path),)), {}) as site:
+        job = await site.ended(await site.analyze(source))
         assert job["progress"]["rejected"] == {"not_json": 1}, job
-        async with other.client.get(job["results"], headers={"Role": "model_owner"}) as answer:
-            found = [json.loads(line) for line in (await answer.read()).splitlines()]
-        assert [d["transaction_id"] for d in found] == ["t0", "t1", "t2"]
-        table = await other.ended(await other.analyze(source, format="csv"))
-        status, problem = await other.ask("GET", table["results"], role="model_owner")
+        for role, masked in (("analyst", False), ("model_owner", True)):
+            lines = (await site.read(job["results"], role)).splitlines()
+            found = [json.loads(line) for line in lines]
+            assert [d["transaction_id"] for d in found] == ["t0", "t1", "t2"]
+            for decision, line in zip(found, lines, strict=True):
+                assert {rule["id"] for rule in decision["rules_fired"]} == {"device", "address"}
+                shown = [personal.encode() in line for personal in (DEVICE, ADDRESS, "masked-")]
+                assert shown == [not masked, not masked, masked]
+        table = await site.ended(await site.analyze(source, format="csv"))
+        assert DEVICE.encode() in await site.read(table["results"], "analyst")
+        status, problem = await site.ask("GET", table["results"], role="model_owner")
         assert (status, problem["permission"]) == (403, "pii")
-        status, _ = await other.ask("GET", f"/v1/batch/jobs/{job['id']}", role="viewer")
+        status, _ = await site.ask("GET", f"/v1/batch/jobs/{job['id']}", role="viewer")
         assert status == 403
 
 
