@@ -136,25 +136,31 @@ class LoopWatch:
         self._loops = loops
         self._asked: dict[str, float] = {}
         self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="loop-watch", daemon=True)
 
     def start(self) -> None:
         """Start the thread; it lives as long as the process, unless it is stopped."""
         if self.bound_s:
-            threading.Thread(target=self._run, name="loop-watch", daemon=True).start()
+            self._thread.start()
 
     def stop(self) -> None:
         """Look no longer."""
         self._stop.set()
-        if self.bound_s:
-            faulthandler.cancel_dump_traceback_later()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         interval = min(1.0, self.bound_s / 4)
-        while not self._stop.wait(interval):
-            # Unless it is postponed, it comes: when this thread does not get to run.
-            faulthandler.dump_traceback_later(self.bound_s + _BACKSTOP_SECONDS, exit=True, file=2)
-            for name, loop in self._loops().items():
-                self._look_at(name, loop)
+        try:
+            while not self._stop.wait(interval):
+                # Unless it is postponed, it comes: when this thread does not get to run.
+                faulthandler.dump_traceback_later(
+                    self.bound_s + _BACKSTOP_SECONDS, exit=True, file=2
+                )
+                for name, loop in self._loops().items():
+                    self._look_at(name, loop)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     def _look_at(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         asked = self._asked.get(name)

@@ -91,13 +91,13 @@ async def test_a_loop_that_turns_is_left_in_peace(monkeypatch: pytest.MonkeyPatc
     closed = asyncio.new_event_loop()
     closed.close()
     loops = {"main": asyncio.get_running_loop(), "closed": closed}
-    watch = LoopWatch(0.2, lambda: loops)
+    watch = LoopWatch(1.5, lambda: loops)
     watch.start()
     try:
-        for _ in range(10):
-            await asyncio.sleep(0.05)
+        for _ in range(20):
+            await asyncio.sleep(0.1)
         assert ended == []
-        time.sleep(0.6)
+        time.sleep(4)
         assert ended
         assert "the main event loop has not turned" in ended[0]
         assert "test_watchdog.py" in ended[0], "says where it is"
