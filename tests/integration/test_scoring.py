@@ -173,16 +173,17 @@ async def test_without_a_decision_in_time_there_is_a_place_to_look_or_the_config
     bootstrap: str, tmp_path: Path
 ) -> None:
     installation = system(bootstrap, tmp_path)
+    late = "tests.integration.thoughtful"
     with (
-        installation.worker() as worker,
-        installation.worker(DAFU_SCORE_FALLBACK="block") as careful,
+        installation.worker(late) as worker,
+        installation.worker(late, DAFU_SCORE_FALLBACK="block") as careful,
     ):
         await worker.ready()
         await careful.ready()
         async with checkout() as client:
             assert (await client.score(worker, payment(0)))[0] == 200
             status, pending, headers = await client.post(
-                worker, "/v1/score?timeout_ms=1", payment(1, "u/1", transaction_id="t 1/")
+                worker, "/v1/score?timeout_ms=1500", payment(1, "u/1", transaction_id="t 1/")
             )
             assert (status, pending["status"]) == (202, "pending")
             assert pending["location"] == headers["Location"]
@@ -194,7 +195,7 @@ async def test_without_a_decision_in_time_there_is_a_place_to_look_or_the_config
             assert (status, found["transaction_id"], found["user_id"]) == (200, "t 1/", "u/1")
 
             assert (await client.score(careful, payment(2)))[0] == 200
-            status, answer = await client.score(careful, payment(3), "timeout_ms=1")
+            status, answer = await client.score(careful, payment(3), "timeout_ms=1500")
             assert (status, answer["decision"], answer["fallback"]) == (200, "block", True)
             assert (answer["model_used"], answer["risk_score"], answer["scores"]) == (
                 "none",

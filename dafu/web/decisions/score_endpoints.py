@@ -169,7 +169,10 @@ def score_endpoints(settings: Settings, scorer: Scorer, reporter: Reporter) -> l
         415: "The body is not application/json.",
         422: "It is no valid transaction, or the engine set it aside.",
     }
-    unavailable = {503: "The worker is not ready or has too much to do; to be tried again."}
+    unavailable = {
+        503: "The worker is not ready or has too much to do, or the broker has not acknowledged "
+        "the transaction in time; to be tried again."
+    }
     common: dict[str, Any] = {
         "method": "POST",
         "tag": "scoring",

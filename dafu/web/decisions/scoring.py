@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from dafu.errors import DafuError
-from dafu.schema import timestamp_ms
+from dafu.schema import InvalidRecordError, timestamp_ms
 from dafu.streaming.sender import SendError
 from dafu.web.decisions.asked import Asked, Content, Key
 from dafu.web.decisions.feed import DecisionFeed, FeedStoppedError, RejectedError
@@ -53,7 +53,7 @@ class BusyError(DafuError):
 
 
 class UnavailableError(DafuError):
-    """It could not be published, or what becomes of it can not be followed now."""
+    """It is not known to be published, or what becomes or became of it can not be told now."""
 
 
 class _Open(Struct):
@@ -92,10 +92,12 @@ class Scorer:
         self._shared = shared
         self._open: dict[Key, _Open] = {}
         self._contents: dict[Key, Content] = {}
+        self._originals: dict[Key, asyncio.Task[Content | None]] = {}
         self._waiting = 0
 
     async def score(self, asked: Asked, timeout: float) -> Made | None:
-        """The decision of a transaction; None if there was none within `timeout` seconds.
+        """The decision of a transaction; None if there was none within `timeout` seconds, and it
+        is in the log.
 
         Raises
         ------
@@ -122,10 +124,14 @@ class Scorer:
         # Registered before anything is looked for or published: no decision can slip past.
         future = self._feed.wait(*asked.key)
         looking: asyncio.Task[None] | None = None
+        # What was reached when time is up.
+        made: Made | None = None
+        place: Place | None = None
         try:
             async with asyncio.timeout(timeout):
                 await self._feed.started()
-                if (made := self._feed.find(*asked.key)) is not None:
+                made = self._feed.find(*asked.key)
+                if made is not None:
                     await self._check(asked, made)
                     return made
                 place = await self._published(asked, entry)
@@ -133,13 +139,17 @@ class Scorer:
                     self._feed.published(place.topic, place.partition, place.offset, future)
                 looking = asyncio.create_task(self._look(asked, future, timeout))
                 made = await future
-                _compare(asked, made)
+                await self._check(asked, made)
                 if self._shared is not None:
                     self._shared.keep(asked.key, made, asked.content)
                 return made
         except TimeoutError:
             if not self._feed.ready:
                 raise UnavailableError("the decisions can not be followed now") from None
+            if made is not None:
+                raise UnavailableError("it was decided, and is still being compared") from None
+            if place is None:
+                raise UnavailableError("the broker has not acknowledged it yet") from None
             return None
         except RejectedError as exc:
             self._contents.pop(asked.key, None)
@@ -173,19 +183,11 @@ class Scorer:
             del self._contents[next(iter(self._contents))]
 
     async def _look(self, asked: Asked, future: asyncio.Future[Made], timeout: float) -> None:
-        """Look for a decision made before, which does not come again; the first answer counts."""
+        """Look for a decision made before, which does not come again."""
         await asyncio.sleep(min(LOOK_AFTER, timeout / 2))
-        try:
-            made = await self.find(*asked.key, asked.timestamp)
-            if made is None:
-                return
-            await self._check(asked, made)
-        except ConflictError as exc:
-            if not future.done():
-                future.set_exception(exc)
-        else:
-            if not future.done():
-                future.set_result(made)
+        made = await self.find(*asked.key, asked.timestamp)
+        if made is not None and not future.done():
+            future.set_result(made)
 
     async def find(self, user_id: str, transaction_id: str, timestamp: int | None) -> Made | None:
         """A decision made before: remembered here, by other workers, or in the log.
@@ -212,20 +214,44 @@ class Scorer:
         _compare(asked, made)
         content = self._contents.get(asked.key)
         if content is None:  # a decision does not say the amount
-            content = await self._original(asked, made)
+            content = await asyncio.shield(self._looking_back(asked.key, made))
         if content is not None and content != asked.content:
             raise _conflict(asked, "was used before for another time, amount or merchant")
 
-    async def _original(self, asked: Asked, made: Made) -> Content | None:
+    def _looking_back(self, key: Key, made: Made) -> asyncio.Task[Content | None]:
+        """The search for what a decision was made of: one for all who ask, and it goes on for who
+        asks again if it takes longer than anybody waits."""
+        task = self._originals.get(key)
+        if task is None:
+            if len(self._originals) >= MOST_WAITING:
+                raise BusyError(f"{len(self._originals):,} transactions are being looked for")
+            task = self._originals[key] = asyncio.create_task(self._original(key, made))
+            task.add_done_callback(lambda done: self._looked_back(key, done))
+        return task
+
+    def _looked_back(self, key: Key, done: asyncio.Task[Content | None]) -> None:
+        del self._originals[key]
+        if not done.cancelled():
+            done.exception()  # it is in the log, whether or not anybody still waits
+
+    async def _original(self, key: Key, made: Made) -> Content | None:
+        """What a decision was made of; None if that is not to be found any more."""
+        kept = None if self._shared is None else await self._shared.find(key)
+        content = kept.content if kept is not None else await self._logged(key, made)
+        if content is not None:
+            self._remember(key, content)
+        return content
+
+    async def _logged(self, key: Key, made: Made) -> Content | None:
         try:
-            raw = await self._lookup.original(made, *asked.key)
-            content = None if raw is None else Asked.read(raw).content
+            raw = await self._lookup.original(made, *key)
+            return None if raw is None else Asked.read(raw).content
+        except InvalidRecordError as exc:
+            logger.warning("what is taken for a transaction that was decided is none: %s", exc)
+            return None
         except (KafkaError, OSError, DafuError) as exc:
             logger.warning("cannot look for a transaction that was decided: %s", exc)
-            return None
-        if content is not None:
-            self._remember(asked.key, content)
-        return content
+            raise UnavailableError(f"what it was decided of can not be looked up: {exc}") from exc
 
 
 def _compare(asked: Asked, made: Made) -> None:

@@ -13,11 +13,12 @@ from dafu.settings import Settings
 from dafu.streaming.dead_letters import Origin
 from dafu.streaming.sender import SendError
 from dafu.web.decisions import scoring
-from dafu.web.decisions.asked import Asked
+from dafu.web.decisions.asked import Asked, Content, Key
 from dafu.web.decisions.feed import DeadLetter, DecisionFeed, RejectedError
 from dafu.web.decisions.memory import Made
 from dafu.web.decisions.publishing import Place
 from dafu.web.decisions.scoring import BusyError, ConflictError, Scorer, UnavailableError
+from dafu.web.decisions.shared import Kept
 from tests.web.decisions.documents import hashes, made
 
 AT = "2026-03-01T10:15:00Z"  # as in the documents of tests
@@ -61,9 +62,14 @@ class Log:
         self.made: list[Made] = []
         self.error: Exception | None = None
         self.looked = 0
+        self.looked_back = 0
+        self.acknowledges, self.answers = asyncio.Event(), asyncio.Event()
+        self.acknowledges.set()
+        self.answers.set()
 
     async def publish(self, topic: str, key: bytes, value: bytes) -> Place:
         await asyncio.sleep(0)
+        await self.acknowledges.wait()
         if self.error is not None:
             raise self.error
         self.published.append(value)
@@ -77,14 +83,32 @@ class Log:
         return next(found, None)
 
     async def original(self, found: Made, user: str, transaction: str) -> bytes | None:
+        self.looked_back += 1
+        await self.answers.wait()
+        if self.error is not None:
+            raise self.error
         return next((v for v in self.published if json.loads(v)["user_id"] == user), None)
+
+
+class Shared:
+    """In place of what workers share."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Key, Kept] = {}
+
+    def keep(self, key: Key, made: Made, content: Content) -> None:
+        self.kept[key] = Kept(made, content)
+
+    async def find(self, key: Key) -> Kept | None:
+        return self.kept.get(key)
 
 
 class World:
     def __init__(self) -> None:
-        self.feed, self.log = Feed(), Log()
+        self.feed, self.log, self.shared = Feed(), Log(), Shared()
         log: Any = self.log
-        self.scorer = Scorer("transactions", self.feed, log, log, None)
+        shared: Any = self.shared
+        self.scorer = Scorer("transactions", self.feed, log, log, shared)
 
     def score(self, one: Asked, timeout: float = 20.0) -> asyncio.Task[Made | None]:
         return asyncio.create_task(self.scorer.score(one, timeout))
@@ -211,3 +235,50 @@ async def test_what_can_not_be_published_or_followed_is_told(
     with pytest.raises(UnavailableError, match="can not be followed"):
         await world.score(asked(), SOON)
     assert world.scorer._open == {}
+
+
+async def test_what_is_not_acknowledged_is_not_said_to_be_published(world: World) -> None:
+    world.log.acknowledges.clear()
+    with pytest.raises(UnavailableError, match="has not acknowledged"):
+        await world.score(asked(), SOON)
+    world.log.acknowledges.set()
+    assert await world.score(asked(), SOON) is None
+
+
+async def test_a_decision_that_can_not_be_checked_in_time_is_not_kept_back_as_none(
+    world: World,
+) -> None:
+    world.log.published.append(asked().raw)  # by somebody else
+    world.log.answers.clear()
+    world.feed.decide(made("ada", "t1"))
+    for one in (asked(), asked(amount=13)):
+        with pytest.raises(UnavailableError, match="was decided"):
+            await world.score(one, SOON)
+    assert world.log.looked_back == 1, "it goes on for who asks again"
+    world.log.answers.set()
+    assert await world.score(asked()) == made("ada", "t1")
+    with pytest.raises(ConflictError):
+        await world.score(asked(amount=13))
+    assert world.log.looked_back == 1
+
+
+async def test_a_decision_is_not_given_while_the_log_can_not_tell_what_it_was_made_of(
+    world: World,
+) -> None:
+    world.feed.decide(made("ada", "t1"))
+    world.log.error = KafkaConnectionError("gone")
+    with pytest.raises(UnavailableError, match="gone"):
+        await world.score(asked())
+    world.log.error = None  # and what is no longer there can not be compared
+    assert await world.score(asked()) == made("ada", "t1")
+
+
+async def test_other_workers_are_asked_before_the_log_what_a_decision_was_made_of(
+    world: World,
+) -> None:
+    world.feed.decide(made("ada", "t1"))
+    world.shared.keep(("ada", "t1"), made("ada", "t1"), asked().content)
+    assert await world.score(asked()) == made("ada", "t1")
+    with pytest.raises(ConflictError):
+        await world.score(asked(amount=13))
+    assert world.log.looked_back == 0
