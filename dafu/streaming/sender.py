@@ -6,8 +6,8 @@ their brokers by as few requests as there can be (`dafu.streaming.produce`).
 What it promises per partition: records arrive in the order they were posted, and none is
 acknowledged unless all that were posted before it are. To that end one batch of a partition is
 under way at a time, while those of other partitions go their own ways, and after a failure the
-partition refuses everything until the process starts over. Later stages rely on that: they take
-the highest offset they have seen as proof of all lower ones.
+partition refuses everything until the process starts over, which a worker does then. Later stages
+rely on that: they take the highest offset they have seen as proof of all lower ones.
 
 It knows keys, values and headers as bytes, and nothing of what they mean.
 """
@@ -172,18 +172,24 @@ class BatchSender:
         A started producer. Its `max_batch_size` bounds a batch and with it the throughput, since
         one batch of a partition is under way at a time: give it several hundred kilobytes. Its
         `max_request_size` bounds a record. It is neither idempotent nor transactional.
+    on_closed : callable, optional
+        Told why a partition was closed to further sends, once for each; only another sender can
+        open it again.
 
     Notes
     -----
     For use from the producer's event loop only.
     """
 
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(
+        self, producer: AIOKafkaProducer, on_closed: Callable[[SendError], None] | None = None
+    ) -> None:
         if producer._txn_manager is not None:
             raise ValueError("BatchSender needs a producer without idempotence and transactions")
         if not producer._sender._acks:
             raise ValueError("BatchSender needs a producer whose acks are 1 or all")
         self._producer = producer
+        self._on_closed = on_closed
         self._dispatcher = Dispatcher(producer)
         accumulator = producer._message_accumulator
         self._batch_size: int = accumulator._batch_size
@@ -429,6 +435,8 @@ class BatchSender:
         job.fail(error)
         while lane.queue:
             lane.queue.popleft().job.fail(_consequence(lane.where, error), consequence=True)
+        if self._on_closed is not None:
+            self._on_closed(error)
 
     def _groups(self, job: _Job, count: int) -> tuple[list[int], I64, I64]:
         """The partitions that a job is for, its records' positions by partition, and where in them

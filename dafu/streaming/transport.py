@@ -38,7 +38,7 @@ from dafu.streaming.fetching import Intake, keep_record_sets
 from dafu.streaming.offsets import probe_end_offsets
 from dafu.streaming.pulse import Pulse
 from dafu.streaming.records import RecordBatch
-from dafu.streaming.sender import BatchSender
+from dafu.streaming.sender import BatchSender, SendError
 from dafu.streaming.stretch import read_stretch
 from dafu.streaming.waiting import fetch_wait_ms
 
@@ -375,8 +375,13 @@ class Producer(driver.Producer):  # type: ignore[misc]
     def batches(self) -> BatchSender:
         """Sends whole batches and waits for the broker's acknowledgement."""
         if self._batches is None:
-            self._batches = BatchSender(self._ensure_producer())
+            self._batches = BatchSender(self._ensure_producer(), self._closed)
         return self._batches
+
+    def _closed(self, error: SendError) -> None:
+        """End a worker that can not write to a partition any longer, whoever in it wanted to."""
+        if not self.app.should_stop:
+            self.add_future(self.app.crash(error))
 
 
 class Transport(driver.Transport):  # type: ignore[misc]

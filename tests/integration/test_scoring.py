@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from dafu.broker import EmbeddedBroker
 from dafu.schema import iso
 from tests.asking import ADMIN_KEY
 from tests.integration.worker import BRISK, System, Worker
@@ -231,6 +232,24 @@ async def test_any_worker_answers_for_any_key_and_one_that_is_killed_loses_nothi
         }.values()
     )
     assert len(decided) == 24 + len(answers)
+
+
+async def test_a_payment_that_can_not_be_published_ends_the_worker_that_took_it(
+    tmp_path: Path,
+) -> None:
+    with EmbeddedBroker() as broker:
+        installation = system(broker.bootstrap, tmp_path, DAFU_STOP_DEADLINE="4")
+        with installation.worker(DAFU_WATCHDOG="0") as worker:
+            await worker.ready()
+            async with checkout() as client:
+                assert (await client.score(worker, payment(1)))[0] == 200
+                broker.stop()
+                status, problem = await client.score(worker, payment(2))
+            exited = await asyncio.to_thread(worker.exited, 30.0)
+    assert status == 503
+    assert "could not be published" in problem["detail"]
+    assert exited == 1, worker.describe(f"ended with {exited}")
+    assert f"cannot send to {installation.topics.transactions}[0]" in worker.output
 
 
 async def _killed_during(client: Client, one: Worker, other: Worker) -> dict[str, int]:

@@ -302,8 +302,13 @@ async def test_a_producer_that_is_gone_closes_the_partition(bootstrap: str, uniq
     topic = await create(bootstrap, unique("t"))
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
     await producer.start()
-    sender = BatchSender(producer)
+    closed: list[SendError] = []
+    sender = BatchSender(producer, closed.append)
     await sender.send(topic, of([b"a"]), of([b"1"]))
+    with pytest.raises(SendError, match="bytes"):  # which closes nothing
+        await sender.send(topic, of([None]), of([b"b" * 2_000_000]))
+    await sender.send(topic, of([b"a"]), of([b"1"]))
+    assert closed == []
     await producer.stop()
     first, second = (sender.post(topic, of([b"a"]), of([v])) for v in (b"2", b"3"))
     with pytest.raises(SendError, match="ProducerClosed") as caught:
@@ -313,8 +318,9 @@ async def test_a_producer_that_is_gone_closes_the_partition(bootstrap: str, uniq
         await second
     with pytest.raises(SendError, match="an earlier batch failed"):
         await sender.send(topic, of([b"a"]), of([b"4"]))
+    assert closed == [caught.value], "told once"
     (found,) = await read(bootstrap, topic)
-    assert [r.value for r in found] == [b"1"]
+    assert [r.value for r in found] == [b"1", b"1"]
 
 
 async def test_a_caller_that_gives_up_does_not_stop_the_records(
