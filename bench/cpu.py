@@ -80,7 +80,11 @@ BIASES: Final = [
 ]
 _BATCH: Final = 1000
 READ: Final = "bench read"  # what bench.idle_worker prints; importing that starts an app
-_HEADERS: Final = [("dafu-latency-ms", b"12"), ("dafu-worker", b"worker-00000000:00000")]
+_HEADERS: Final = [
+    ("dafu-source", bytes(12)),
+    ("dafu-latency-ms", b"12"),
+    ("dafu-worker", b"worker-00000000:00000"),
+]
 
 
 class Plan(Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -17,6 +17,8 @@ from dafu.agents.shelf import Shelf
 from dafu.agents.shell import (
     LATENCY,
     LATENCY_BOUNDS,
+    SOURCE,
+    SOURCE_PLACE,
     WORKER,
     WORKER_NAME,
     RingTopics,
@@ -26,7 +28,7 @@ from dafu.agents.shell import (
     seconds_since,
     send_messages,
 )
-from dafu.columns import ByteColumn
+from dafu.columns import ByteColumn, prepend
 from dafu.recent import RecentlyJudged
 from dafu.registry import Level, Role, RulesSwitch
 from dafu.rules import RuleSet
@@ -38,6 +40,10 @@ from dafu.stages.switches import in_force, rules_document
 from dafu.streaming.records import encode_headers
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
+
+_BEGIN: Final = encode_headers([(SOURCE, b"")])
+_HEAD: Final = np.dtype([("begin", f"V{len(_BEGIN)}"), ("source", ">i4"), ("offset", ">i8")])
+"""The part of a decision's headers that each has its own: up to the end of the first of them."""
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -120,7 +126,7 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
         if len(output.decisions):
             now = now_ms()
             self.latency.add_many(seconds_since(output.ingested, now))
-            headers = _decision_headers(now - output.ingested)
+            headers = _decision_headers(now - output.ingested, output.sources, output.offsets)
             sends.append(
                 sender.post(self._decisions, output.keys, output.decisions, headers=headers)
             )
@@ -182,12 +188,19 @@ class MerchantsAgent(ServingAgent[MerchantOutput]):
             self.degraded += output.degraded * len(output.decisions)
 
 
-def _decision_headers(latencies_ms: NDArray[np.int64]) -> ByteColumn:
-    """What depends on the clock and the worker, beside the payload, which must not."""
+def _decision_headers(
+    latencies_ms: NDArray[np.int64], sources: NDArray[np.int64], offsets: NDArray[np.int64]
+) -> ByteColumn:
+    """What depends on the log, the clock and the worker, beside the payload, which must not."""
     latencies, which = np.unique(latencies_ms, return_inverse=True)
-    return ByteColumn.of([_headers(n) for n in latencies.tolist()]).take(which)
+    rest = ByteColumn.of([_headers(n)[_HEAD.itemsize :] for n in latencies.tolist()])
+    heads = np.empty(len(which), _HEAD)
+    heads["begin"] = np.void(_headers(0)[: _HEAD["begin"].itemsize])
+    heads["source"], heads["offset"] = sources, offsets
+    return prepend(heads.view(np.uint8), _HEAD.itemsize, rest.take(which))
 
 
 @lru_cache(maxsize=10_000)
 def _headers(latency_ms: int) -> bytes:
-    return encode_headers([(LATENCY, b"%d" % latency_ms), (WORKER, WORKER_NAME)])
+    place, latency = SOURCE_PLACE.pack(0, 0), b"%d" % latency_ms
+    return encode_headers([(SOURCE, place), (LATENCY, latency), (WORKER, WORKER_NAME)])

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 LATENCY: Final = "dafu-latency-ms"
 WORKER: Final = "dafu-worker"
+SOURCE: Final = "dafu-source"
+SOURCE_PLACE: Final = struct.Struct(">iq")
+"""Partition and offset of the transaction's record, in the header of that name."""
+
 WORKER_NAME: Final = f"{socket.gethostname()}:{os.getpid()}".encode()
 
 MAX_DEAD_LETTER_BYTES: Final = 900_000

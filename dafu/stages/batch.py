@@ -211,7 +211,8 @@ class MerchantOutput(StageOutput):
     """What stage two made of a batch.
 
     `ingested` holds the time (epoch milliseconds) at which the broker got each decision's
-    transaction, for latency. `features` is float64 [decisions, F] in catalogue order, `judged` what
+    transaction, for latency; `sources` and `offsets` say where it has it, as partition and offset
+    (int64). `features` is float64 [decisions, F] in catalogue order, `judged` what
     the rules were given, None if there was nothing to decide. `fired` says
     of each rule that fired its id, its mode and on how many transactions. `sightings`
     and `activities` tell of blocked transactions, as those of `UserOutput` do,
@@ -222,6 +223,8 @@ class MerchantOutput(StageOutput):
     keys: ByteColumn
     decisions: ByteColumn
     ingested: np.ndarray
+    sources: np.ndarray
+    offsets: np.ndarray
     features: np.ndarray
     outcomes: np.ndarray
     judged: Judged | None = None

@@ -53,6 +53,7 @@ ATTRIBUTE_PREFIX: Final = "attributes."
 _N_MERCHANT: Final = len(MERCHANT_FEATURES)
 _RING_SIZE: Final = USER_INDEX["ring_size"]
 _NO_TEXT: Final = ByteColumn.of([])
+_NO_NUMBER: Final = np.empty(0, np.int64)
 
 
 class MerchantStage:
@@ -96,7 +97,7 @@ class MerchantStage:
         rows, header, rejected = unpack(batch)
         changes = dict.fromkeys((p.partition for p in batch.pieces), NOTHING)
         output = MerchantOutput(
-            _NO_TEXT, _NO_TEXT, np.empty(0, np.int64), np.empty((0, len(INDEX))),
+            _NO_TEXT, _NO_TEXT, _NO_NUMBER, _NO_NUMBER, _NO_NUMBER, np.empty((0, len(INDEX))),
             np.empty(0, np.int8), changes=changes, rejected=rejected,
         )  # fmt: skip
         if not rows.size:
@@ -190,6 +191,7 @@ class MerchantStage:
         )
         output.keys = texts.utf8("user_id")
         output.ingested = header["ingested"]
+        output.sources, output.offsets = header["source"], header["offset"]
         output.features = features
         output.outcomes = verdicts.decision
         output.degraded = self.model is None

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from dafu.agents.shell import LATENCY, MAX_DEAD_LETTER_BYTES, WORKER
+from dafu.agents.shell import LATENCY, MAX_DEAD_LETTER_BYTES, SOURCE, SOURCE_PLACE, WORKER
 from dafu.columns import ByteColumn
 from dafu.features.state import MERCHANTS, USERS
 from dafu.partitioner import partitions_for
-from dafu.schema import MAX_RECORD_BYTES, decode_decision
+from dafu.schema import MAX_RECORD_BYTES, decode_decision, parse_transaction
 from dafu.streaming import dead_letters
 from tests.asking import ask
 from tests.integration.payments import (
@@ -205,6 +205,12 @@ def test_decisions_are_keyed_by_user(case: Case) -> None:
         assert record.key == decision.user_id.encode()
         assert record.partition == partitions_for(ByteColumn.of([record.key]), PARTITIONS)[0]
         headers = dict(record.headers)
+        partition, offset = SOURCE_PLACE.unpack(headers[SOURCE])
+        source, _ = parse_transaction(case.transactions[partition][offset].value)
+        assert (source.user_id, source.transaction_id) == (
+            decision.user_id,
+            decision.transaction_id,
+        )
         assert int(headers[LATENCY]) >= 0
         assert headers[WORKER].endswith(b":%d" % int(case.status["worker"]["name"].split(":")[1]))
 

@@ -97,9 +97,12 @@ class LogLookup:
             If the log can not be read.
         """
         found: list[bytes] = []
+        source = made.source
 
         def look(batch: RecordBatch, rows: list[int]) -> bool:
             for i in rows:
+                if source is not None and source != (batch.partition, batch.offsets[i]):
+                    continue
                 value = batch.values[i] or b""
                 try:
                     if _id_of(value).transaction_id == transaction_id:

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from dafu.agents.shell import LATENCY, WORKER
+from dafu.agents.shell import LATENCY, SOURCE, SOURCE_PLACE, WORKER
 from dafu.hashing import hash64
 from dafu.schema import Decision, decode_decision
 from dafu.streaming.records import RecordBatch, decode_headers
@@ -58,6 +58,15 @@ class Made(Struct, frozen=True, gc=False):
         """From the time of the transaction's record to the decision, if the worker said so."""
         found = self._header(LATENCY)
         return int(found) if found.isdigit() else None
+
+    @property
+    def source(self) -> tuple[int, int] | None:
+        """Partition and offset of the transaction's record, if the worker said so."""
+        found = self._header(SOURCE)
+        if len(found) != SOURCE_PLACE.size:
+            return None
+        partition, offset = SOURCE_PLACE.unpack(found)
+        return partition, offset
 
     @property
     def worker(self) -> str:

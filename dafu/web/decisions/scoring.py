@@ -43,6 +43,9 @@ REMEMBERED: Final = 50_000
 CONFLICT: Final = "conflicting_duplicate"
 """The reason with which the users agent sets such a transaction aside."""
 
+_Record = tuple[Key, tuple[int, int]]
+"""What a record is about, and its partition and offset."""
+
 
 class ConflictError(DafuError):
     """The transaction's id was used before for one with another time, amount or merchant."""
@@ -91,7 +94,7 @@ class Scorer:
         self._lookup = lookup
         self._shared = shared
         self._open: dict[Key, _Open] = {}
-        self._contents: dict[Key, Content] = {}
+        self._contents: dict[_Record, Content] = {}
         self._originals: dict[Key, asyncio.Task[Content | None]] = {}
         self._waiting = 0
 
@@ -140,7 +143,7 @@ class Scorer:
                 looking = asyncio.create_task(self._look(asked, future, timeout))
                 made = await future
                 await self._check(asked, made)
-                if self._shared is not None:
+                if self._shared is not None and self._content(asked.key, made) is not None:
                     self._shared.keep(asked.key, made, asked.content)
                 return made
         except TimeoutError:
@@ -152,7 +155,6 @@ class Scorer:
                 raise UnavailableError("the broker has not acknowledged it yet") from None
             return None
         except RejectedError as exc:
-            self._contents.pop(asked.key, None)
             if exc.letter.origin.reason == CONFLICT:
                 raise _conflict(asked, exc.letter.origin.detail) from None
             raise
@@ -166,19 +168,29 @@ class Scorer:
     async def _published(self, asked: Asked, entry: _Open) -> Place:
         """Publish it, once for all who wait for it now."""
         if entry.publishing is None:
-            self._remember(asked.key, asked.content)
-            user = asked.transaction.user_id.encode()
-            entry.publishing = asyncio.create_task(
-                self._publisher.publish(self._topic, user, asked.raw)
-            )
+            entry.publishing = asyncio.create_task(self._publish(asked))
         try:
             return await asyncio.shield(entry.publishing)
         except SendError as exc:
             raise UnavailableError(f"it could not be published: {exc}") from exc
 
-    def _remember(self, key: Key, content: Content) -> None:
-        self._contents.pop(key, None)
-        self._contents[key] = content
+    async def _publish(self, asked: Asked) -> Place:
+        user = asked.transaction.user_id.encode()
+        place = await self._publisher.publish(self._topic, user, asked.raw)
+        if place.offset is not None:
+            self._remember(asked.key, (place.partition, place.offset), asked.content)
+        return place
+
+    def _content(self, key: Key, made: Made) -> Content | None:
+        """What a decision was made of, if it is remembered here."""
+        return None if made.source is None else self._contents.get((key, made.source))
+
+    def _remember(self, key: Key, source: tuple[int, int] | None, content: Content) -> None:
+        """Remember what a record says, if it is known which one."""
+        if source is None:
+            return
+        self._contents.pop((key, source), None)
+        self._contents[key, source] = content
         if len(self._contents) > REMEMBERED:
             del self._contents[next(iter(self._contents))]
 
@@ -199,7 +211,7 @@ class Scorer:
         if self._shared is not None:
             kept = await self._shared.find((user_id, transaction_id))
             if kept is not None:
-                self._contents.setdefault((user_id, transaction_id), kept.content)
+                self._remember((user_id, transaction_id), kept.made.source, kept.content)
                 return kept.made
         if timestamp is not None and self._feed.covers(timestamp - SKEW_MS):
             return None
@@ -212,8 +224,8 @@ class Scorer:
     async def _check(self, asked: Asked, made: Made) -> None:
         """Compare a transaction with the one that the decision was made of."""
         _compare(asked, made)
-        content = self._contents.get(asked.key)
-        if content is None:  # a decision does not say the amount
+        content = self._content(asked.key, made)
+        if content is None:  # somebody else's record, and a decision does not say the amount
             content = await asyncio.shield(self._looking_back(asked.key, made))
         if content is not None and content != asked.content:
             raise _conflict(asked, "was used before for another time, amount or merchant")
@@ -237,9 +249,12 @@ class Scorer:
     async def _original(self, key: Key, made: Made) -> Content | None:
         """What a decision was made of; None if that is not to be found any more."""
         kept = None if self._shared is None else await self._shared.find(key)
-        content = kept.content if kept is not None else await self._logged(key, made)
+        if kept is not None and kept.made.source == made.source:
+            content: Content | None = kept.content
+        else:
+            content = await self._logged(key, made)
         if content is not None:
-            self._remember(key, content)
+            self._remember(key, made.source, content)
         return content
 
     async def _logged(self, key: Key, made: Made) -> Content | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dafu.agents.shell import SOURCE_PLACE
 from dafu.schema import Decision, Explanations, FiredRule, Reason, Versions, encode_decision
 from dafu.streaming.records import encode_headers
 from dafu.web.decisions.memory import Made, hashes_of
@@ -33,8 +34,15 @@ def decision(user: str, transaction: str, **changes: Any) -> Decision:
     return Decision(**{**fields, **changes})
 
 
-def made(user: str, transaction: str, offset: int = 0, **changes: Any) -> Made:
-    headers = encode_headers([("dafu-latency-ms", b"12"), ("dafu-worker", b"host:1")])
+def made(
+    user: str,
+    transaction: str,
+    offset: int = 0,
+    source: tuple[int, int] | None = None,
+    **changes: Any,
+) -> Made:
+    place = [] if source is None else [("dafu-source", SOURCE_PLACE.pack(*source))]
+    headers = encode_headers([*place, ("dafu-latency-ms", b"12"), ("dafu-worker", b"host:1")])
     payload = encode_decision(decision(user, transaction, **changes))
     return Made(payload, 0, offset, 1_700_000_000_000 + offset, headers)
 

@@ -70,7 +70,10 @@ def test_the_beginning_of_a_payload_names_its_transaction(user: str, transaction
 
 def test_a_chunk_of_the_topic_is_made_into_decisions() -> None:
     payload = encode_decision(decision("ada", "t1"))
-    headers = encode_headers([("dafu-latency-ms", b"7"), ("dafu-worker", b"host:3")])
+    place = b"\0\0\0\3" + b"\0" * 7 + b"\x09"
+    headers = encode_headers(
+        [("dafu-source", place), ("dafu-latency-ms", b"7"), ("dafu-worker", b"host:3")]
+    )
     batch = RecordBatch(
         "decisions",
         2,
@@ -83,4 +86,6 @@ def test_a_chunk_of_the_topic_is_made_into_decisions() -> None:
     first, second = made_in(batch)
     assert (first.payload, first.partition, first.offset, first.timestamp) == (payload, 2, 5, 1_000)
     assert (first.decision, first.latency_ms, first.worker) == (decision("ada", "t1"), 7, "host:3")
+    assert first.source == (3, 9)
     assert (second.payload, second.latency_ms, second.worker) == (b"", None, "")
+    assert second.source is None

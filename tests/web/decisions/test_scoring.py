@@ -63,6 +63,7 @@ class Log:
         self.error: Exception | None = None
         self.looked = 0
         self.looked_back = 0
+        self.alone = True
         self.acknowledges, self.answers = asyncio.Event(), asyncio.Event()
         self.acknowledges.set()
         self.answers.set()
@@ -73,7 +74,7 @@ class Log:
         if self.error is not None:
             raise self.error
         self.published.append(value)
-        return Place(topic, 0, len(self.published) - 1)
+        return Place(topic, 0, len(self.published) - 1 if self.alone else None)
 
     async def decision(self, user: str, transaction: str, timestamp: int | None) -> Made | None:
         self.looked += 1
@@ -198,8 +199,9 @@ async def test_a_log_that_can_not_be_read_fails_nobody(
     await world.until_published(1)
     world.log.error = KafkaConnectionError("gone")
     await asyncio.sleep(scoring.LOOK_AFTER + 0.1)
-    world.feed.decide(made("ada", "t1"))
-    assert await task == made("ada", "t1")
+    decided = made("ada", "t1", source=(0, 0))
+    world.feed.decide(decided)
+    assert await task == decided
     assert "cannot look for the decision" in caplog.text
 
 
@@ -245,18 +247,24 @@ async def test_what_is_not_acknowledged_is_not_said_to_be_published(world: World
     assert await world.score(asked(), SOON) is None
 
 
+@pytest.mark.parametrize("remembered", [True, False])
 async def test_a_decision_that_can_not_be_checked_in_time_is_not_kept_back_as_none(
-    world: World,
+    world: World, remembered: bool
 ) -> None:
     world.log.published.append(asked().raw)  # by somebody else
     world.log.answers.clear()
-    world.feed.decide(made("ada", "t1"))
+    decided = made("ada", "t1", source=(0, 0))
+    if remembered:
+        world.feed.decide(decided)
+    else:
+        world.feed._since = 2**60
+        world.log.made = [decided]
     for one in (asked(), asked(amount=13)):
         with pytest.raises(UnavailableError, match="was decided"):
             await world.score(one, SOON)
     assert world.log.looked_back == 1, "it goes on for who asks again"
     world.log.answers.set()
-    assert await world.score(asked()) == made("ada", "t1")
+    assert await world.score(asked()) == decided
     with pytest.raises(ConflictError):
         await world.score(asked(amount=13))
     assert world.log.looked_back == 1
@@ -276,9 +284,52 @@ async def test_a_decision_is_not_given_while_the_log_can_not_tell_what_it_was_ma
 async def test_other_workers_are_asked_before_the_log_what_a_decision_was_made_of(
     world: World,
 ) -> None:
-    world.feed.decide(made("ada", "t1"))
-    world.shared.keep(("ada", "t1"), made("ada", "t1"), asked().content)
-    assert await world.score(asked()) == made("ada", "t1")
+    decided = made("ada", "t1", source=(0, 0))
+    world.feed.decide(decided)
+    world.shared.keep(("ada", "t1"), decided, asked().content)
+    assert await world.score(asked()) == decided
     with pytest.raises(ConflictError):
         await world.score(asked(amount=13))
     assert world.log.looked_back == 0
+
+
+async def test_a_decision_of_its_own_record_needs_no_look(world: World) -> None:
+    decided = made("ada", "t1", source=(0, 0))
+    assert await world.score(asked(), SOON) is None
+    world.feed.decide(decided)
+    assert await world.score(asked()) == decided
+    task = world.score(asked(transaction="t2"))
+    await world.until_published(2)
+    world.feed.decide(made("ada", "t2", source=(0, 1)))
+    assert await task == made("ada", "t2", source=(0, 1))
+    assert world.shared.kept == {
+        ("ada", "t2"): Kept(made("ada", "t2", source=(0, 1)), asked().content)
+    }
+    assert world.log.looked_back == 0
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_decision_of_somebody_else_s_record_is_not_taken_for_that_of_one_s_own(
+    world: World, alone: bool
+) -> None:
+    world.log.alone = alone
+    world.log.published.append(asked().raw)  # by somebody else, a moment before
+    decided = made("ada", "t1", source=(0, 0))
+    task = world.score(asked(amount=13))
+    await world.until_published(2)
+    world.feed.decide(decided)
+    with pytest.raises(ConflictError, match="was used before"):
+        await task
+    assert world.shared.kept == {}
+    assert await world.score(asked()) == decided
+    with pytest.raises(ConflictError):
+        await world.score(asked(amount=13))
+    assert world.log.looked_back == 1
+
+
+async def test_what_others_keep_of_another_record_is_not_believed(world: World) -> None:
+    world.log.published.append(asked().raw)
+    world.shared.keep(("ada", "t1"), made("ada", "t1", source=(0, 7)), asked(amount=13).content)
+    world.feed.decide(made("ada", "t1", source=(0, 0)))
+    assert await world.score(asked()) == made("ada", "t1", source=(0, 0))
+    assert world.log.looked_back == 1
