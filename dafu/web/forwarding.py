@@ -26,6 +26,10 @@ FORWARDED: Final = "Dafu-Forwarded-By"
 """A header with the URL of the worker that hands a request on."""
 
 SECONDS: Final = 10.0
+CHANGE_SECONDS: Final = 28.0
+"""For a request that changes something: it waits for what becomes of an event, then for its entry
+in the audit log."""
+
 _PASSED_ON: Final = ("Authorization", "Cookie", "X-API-Key", "Accept", "Content-Type", "Origin")
 _PASSED_BACK: Final = (
     "Content-Type",
@@ -38,7 +42,9 @@ _PASSED_BACK: Final = (
     "Allow",
 )
 _MAX_BYTES: Final = 1 << 20
-_WHOLE: Final = aiohttp.ClientTimeout(total=SECONDS)
+_READS: Final = ("GET", "HEAD")
+_TO_READ: Final = aiohttp.ClientTimeout(total=SECONDS)
+_TO_CHANGE: Final = aiohttp.ClientTimeout(total=CHANGE_SECONDS)
 _SILENCE: Final = (TimeoutError, aiohttp.ClientError, OSError)
 
 Vouch = Callable[[web.Request], Mapping[str, str]]
@@ -105,8 +111,9 @@ class Forwarder:
 
     async def ask(self, request: web.Request, url: str) -> web.Response:
         """The answer of another worker; see `others` for their URLs."""
+        timeout = _TO_READ if request.method in _READS else _TO_CHANGE
         try:
-            async with await self._sent(request, url) as found:
+            async with await self._sent(request, url, timeout) as found:
                 content = await found.read()
         except _SILENCE as exc:
             return _silent(url, exc)
@@ -126,7 +133,7 @@ class Forwarder:
         return response
 
     async def _sent(
-        self, request: web.Request, url: str, timeout: aiohttp.ClientTimeout = _WHOLE
+        self, request: web.Request, url: str, timeout: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             connector = aiohttp.TCPConnector(ssl=True if self._tls is None else self._tls)

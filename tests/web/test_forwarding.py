@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientTimeout, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from dafu.web import audit, control, forwarding
 from dafu.web.forwarding import FORWARDED, Forwarder
 from tests.web.conftest import Worker
 
@@ -28,6 +30,7 @@ class Two:
             headers={"Retry-After": "7", "X-Private": "stays there"},
         )
         self.bodies: list[bytes] = []
+        self.thinks = 0.0
         holder = web.Application()
         holder.router.add_route("*", "/{rest:.*}", self._hold)
         self.holder = TestServer(holder)
@@ -36,6 +39,7 @@ class Two:
     async def _hold(self, request: web.Request) -> web.Response:
         self.seen.append(request)
         self.bodies.append(await request.read())
+        await asyncio.sleep(self.thinks)
         return self.answer
 
     async def start(self) -> None:
@@ -136,3 +140,17 @@ async def test_a_holder_that_is_gone(two: Two) -> None:
     assert response.status == 503
     assert response.headers["Retry-After"] == "2"
     assert "does not answer" in (await response.json())["detail"]
+
+
+async def test_a_change_is_waited_for_as_long_as_it_may_take(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert forwarding.CHANGE_SECONDS > control.SECONDS + audit.WRITE_SECONDS
+    monkeypatch.setattr(forwarding, "_TO_READ", ClientTimeout(total=0.05))
+    two.thinks = 0.3
+    async with two.client.get("/v1/models") as response:
+        assert response.status == 503
+    for method in ("POST", "PUT", "DELETE"):
+        two.answer = web.Response()
+        async with two.client.request(method, "/v1/models") as response:
+            assert response.status == 200
