@@ -245,6 +245,14 @@ def test_in_sync_replicas_are_no_more_than_there_are(tmp_path: Path) -> None:
     assert load_settings(environ).topics.insync_replicas == 3
 
 
+def test_a_decision_is_not_waited_for_longer_than_an_answer_may_take() -> None:
+    (found,) = problems({"DAFU_SCORE_TIMEOUT_MS": "30000"}).items()
+    assert found[0] == "web.score_timeout_ms"
+    assert "30000 is more than 27000, nine tenths of web.request_seconds, which is 30" in found[1]
+    environ = {"DAFU_SCORE_TIMEOUT_MS": "30000", "DAFU_REQUEST_SECONDS": "40"}
+    assert load_settings(environ).web.longest_wait_ms == 36_000
+
+
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\ta: 1\n", "a: !!python/name:os.system\n"])
 def test_files_that_are_no_settings(tmp_path: Path, text: str) -> None:
     assert "dafu.yaml" in " ".join(problems(conf(tmp_path, text)).values())

@@ -58,6 +58,16 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
                 "worker's committed offset stands still for that long",
                 "several times commit_interval_s",
             )
+    web = settings.web
+    waits = {"web.score_timeout_ms", "web.request_seconds"}
+    if not bad & waits and web.score_timeout_ms > web.longest_wait_ms:
+        yield Problem(
+            "web.score_timeout_ms",
+            origin("web.score_timeout_ms", "web.request_seconds"),
+            f"{web.score_timeout_ms} is more than {web.longest_wait_ms}, nine tenths of "
+            f"web.request_seconds, which is {web.request_seconds:g}: the request would be given up",
+            "at most nine tenths of web.request_seconds",
+        )
     security = settings.security
     if security.uses_sasl:
         for name, variable in (
@@ -71,7 +81,7 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
                     f"is missing, and {security.protocol} needs it",
                     f"set {variable}",
                 )
-    if settings.web.tls_key is not None and settings.web.tls_cert is None:
+    if web.tls_key is not None and web.tls_cert is None:
         yield Problem(
             "web.tls_key", origin("web.tls_key"), "is of no use without web.tls_cert", "both"
         )

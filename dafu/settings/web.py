@@ -81,6 +81,11 @@ class Web(OverHttp, frozen=True, forbid_unknown_fields=True):
     """Where the workers share rate limits and decisions; None: each keeps its own."""
 
     @property
+    def longest_wait_ms(self) -> int:
+        """How long a request may wait for its decision so that there is still time to answer."""
+        return int(self.request_seconds * 900)
+
+    @property
     def url(self) -> str:
         """Where the other workers reach this server."""
         if self.advertised_url is not None:

@@ -92,6 +92,7 @@ class _Desk:
 
     def __init__(self, settings: Settings, scorer: Scorer, reporter: Reporter) -> None:
         self._timeout = settings.web.score_timeout_ms
+        self._longest = settings.web.longest_wait_ms
         self._fallback = settings.web.score_fallback
         self._scorer = scorer
         self._reporter = reporter
@@ -118,7 +119,7 @@ class _Desk:
         asked = read_asked(raw)
         if isinstance(asked, web.Response):
             return _refused(asked)
-        timeout = call.query.timeout_ms or self._timeout
+        timeout = min(call.query.timeout_ms or self._timeout, self._longest)
         try:
             made = await self._scorer.score(asked, timeout / 1000)
         except ConflictError as exc:
