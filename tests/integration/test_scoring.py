@@ -181,6 +181,7 @@ async def test_without_a_decision_in_time_there_is_a_place_to_look_or_the_config
     ):
         await worker.ready()
         await careful.ready()
+        await worker.ready()
         async with checkout() as client:
             assert (await client.score(worker, payment(0)))[0] == 200
             status, pending, headers = await client.post(
