@@ -120,8 +120,11 @@ class Subscription:
             made = made[-QUEUE:]
         self._batches.append(made)
         self._queued += len(made)
-        while self._queued > QUEUE:
-            dropped = len(self._batches.popleft())
+        while (over := self._queued - QUEUE) > 0:
+            oldest = self._batches.popleft()
+            if len(oldest) > over:
+                self._batches.appendleft(oldest[over:])
+            dropped = min(len(oldest), over)
             self._queued -= dropped
             self.lost += dropped
         self._some.set()

@@ -190,8 +190,9 @@ async def test_who_is_slow_loses_the_oldest_and_is_told_how_many(
     monkeypatch.setattr(feed_module, "QUEUE", 10)
     await asyncio.wait_for(feed.started(), WITHIN)
     with feed.subscribe() as subscription:
-        for n in range(0, 40, 2):
-            await log.decide(("ada", f"t{n}"), ("ada", f"t{n + 1}"))
+        for n in range(0, 39, 3):  # batches that do not fill the queue to the brim
+            await log.decide(*(("ada", f"t{n + k}") for k in range(3)))
+        await log.decide(("ada", "t39"))
         await until(lambda: feed.find("ada", "t39") is not None)
         seen: list[str] = []
         while len(seen) < 10:
