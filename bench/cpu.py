@@ -42,7 +42,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
         "dafu.stages.users:_tell_sightings",
         "dafu.stages.users:_tell_activities",
         "dafu.stages.merchants:_ring_reasons",
-        "dafu.stages.merchants:_tell_blocked",
+        "dafu.stages.merchants:_tell_doubts",
     ),
     "rules": ("dafu.rules.engine:RuleSet.evaluate",),
     "model": ("dafu.models.isolation:IsolationForestModel.score",),
