@@ -10,16 +10,9 @@ from functools import cached_property
 from typing import Final
 
 from dafu.rings.identifiers import DAY_MS, WINDOW_MS
+from dafu.rings.parting import was_reviewed
 from dafu.rings.records import Edge, Evidence, Member
-from dafu.rings.scoring import (
-    Candidate,
-    Component,
-    Shared,
-    User,
-    is_flagged,
-    is_new,
-    was_reviewed,
-)
+from dafu.rings.scoring import Candidate, Component, Shared, User, is_flagged, is_new
 
 MAX_LISTED_MEMBERS: Final = 100
 MAX_LISTED_EVIDENCE: Final = 100
@@ -145,7 +138,9 @@ class Portrait:
         return found
 
     def _was_reviewed(self, number: int) -> bool:
-        return was_reviewed(self._component.user(number), self._candidate.joined[number])
+        facts = self._component.user(number).facts
+        joined = self._candidate.joined[number]
+        return was_reviewed(facts.reviewed_at, facts.blocked_at, joined)
 
     def _is_new(self, number: int) -> bool:
         user: User = self._component.user(number)

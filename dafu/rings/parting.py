@@ -154,10 +154,9 @@ def _novelty(tied: int, joined: int, began: int) -> float:
 
 
 @kernel
-def _is_reviewed(user: Any, joined: int) -> bool:
+def was_reviewed(reviewed_at: int, blocked_at: int, joined: int) -> bool:
     """Whether a user's last transaction that was sent to review or blocked was as he joined."""
-    at = max(user.reviewed_at, user.blocked_at)
-    return bool(joined - BEFORE_MS < at < joined + AFTER_MS)
+    return bool(joined - BEFORE_MS < max(reviewed_at, blocked_at) < joined + AFTER_MS)
 
 
 @kernel
@@ -210,7 +209,8 @@ def _judge(
         idle += 1.0 if people[u].transactions <= IDLE else 0.0
         novelty += _novelty(people[u].tied, joined[u], began)
         known += 1.0 if flagged[u] else 0.0
-        reviewed += 1.0 if _is_reviewed(people[u], joined[u]) else 0.0
+        if was_reviewed(people[u].reviewed_at, people[u].blocked_at, joined[u]):
+            reviewed += 1.0
         inside[u] = False
     order = np.argsort(came, kind="mergesort")
     close = 0.0

@@ -29,17 +29,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from dafu.rings.identifiers import WINDOW_MS
-from dafu.rings.parting import (
-    AFTER_MS,
-    BEFORE_MS,
-    F64,
-    I64,
-    START_MS,
-    WEIGHTS,
-    YOUNG_MS,
-    Parted,
-    take_apart,
-)
+from dafu.rings.parting import F64, I64, START_MS, WEIGHTS, YOUNG_MS, Parted, take_apart
 from dafu.rings.records import KINDS, Facts, Kind
 
 _FACTS: Final = 7  # fields of a USER that are facts, the first ones
@@ -181,12 +171,6 @@ def is_new(user: User, joined: int, times: Times) -> bool:
     """Whether an account was opened shortly before it joined."""
     known = user.facts.since >= times.began + START_MS
     return known and joined - user.facts.since < YOUNG_MS
-
-
-def was_reviewed(user: User, joined: int) -> bool:
-    """Whether a user had a transaction sent to review or blocked as he joined."""
-    at = max(user.facts.reviewed_at, user.facts.blocked_at)
-    return joined - BEFORE_MS < at < joined + AFTER_MS
 
 
 def find_candidates(component: Component, least: float = 0.0) -> list[Candidate]:

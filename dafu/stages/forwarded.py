@@ -68,7 +68,6 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
         If the records come from a version with another format or other user features.
     """
     size = FORWARD.itemsize
-    _refuse_other_formats(batch)
     rows = positions((batch.values.lengths >= size) & (batch.keys.lengths > 0))
     header = prefixes(batch.values.take(rows), size).view(FORWARD)
     labels = (
@@ -90,6 +89,7 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
     if rows.size < len(batch):
         why = "not a record that the users agent forwarded"
         others = np.setdiff1d(np.arange(len(batch)), rows)
+        _refuse_other_formats(batch, others)
         rejected = [Rejected(i, "not_forwarded", why) for i in others.tolist()]
     sound = _sound(header, batch.values.take(rows))
     if not sound.all():
@@ -99,9 +99,9 @@ def unpack(batch: InputBatch) -> tuple[NDArray[np.int64], np.ndarray, list[Rejec
     return rows, header, rejected
 
 
-def _refuse_other_formats(batch: InputBatch) -> None:
-    """Raise at a record that another format's number stands at the head of."""
-    long = positions(batch.values.lengths >= _MAGIC.itemsize)
+def _refuse_other_formats(batch: InputBatch, rows: NDArray[np.int64]) -> None:
+    """Raise at a record, of these, that another format's number stands at the head of."""
+    long = rows[batch.values.lengths[rows] >= _MAGIC.itemsize]
     magic = prefixes(batch.values.take(long), _MAGIC.itemsize).view(_MAGIC)
     kind, number = magic & 0xFFFF, magic >> 16
     ours = (kind == FORWARD_MAGIC & 0xFFFF) | (kind == LABEL_MAGIC & 0xFFFF)

@@ -12,6 +12,8 @@ from msgspec import structs
 
 from dafu.rings.graph import USER
 from dafu.rings.parting import (
+    AFTER_MS,
+    BEFORE_MS,
     BRIDGE_MS,
     IDLE,
     LEVELS,
@@ -34,7 +36,6 @@ from dafu.rings.scoring import (
     User,
     Uses,
     is_flagged,
-    was_reviewed,
 )
 
 
@@ -190,7 +191,11 @@ class _Judge:
             "novelty": hold * self._mean(_novelty, members, joined),
             "idle": sum(each.transactions <= IDLE for each in facts) / n,
             "known": min(2.0 * sum(self._flagged[u] for u in members) / n, 1.0),
-            "reviewed": sum(was_reviewed(self._users[u], joined[u]) for u in members) / n,
+            "reviewed": sum(
+                -BEFORE_MS < max(each.reviewed_at, each.blocked_at) - joined[u] < AFTER_MS
+                for u, each in zip(members, facts, strict=True)
+            )
+            / n,
         }
         total = PRIOR + sum(weight * parts[name] for name, weight in WEIGHTS.items())
         score = round(1.0 / (1.0 + math.exp(-total)), 6)

@@ -19,13 +19,17 @@ NOW = 1_700_000_000_000
 
 
 def portrait(
-    members: Sequence[str], score: float = 0.9, blocked: Sequence[str] = (), amount: float = 10.0
+    members: Sequence[str],
+    score: float = 0.9,
+    blocked: Sequence[str] = (),
+    amount: float = 10.0,
+    reviewed: Sequence[str] = (),
 ) -> Portrait:
     """A candidate whose members share one device."""
     names = sorted(members)
     users = [
-        User(name, Facts(NOW, NOW, 1, amount, 0, NOW if name in blocked else 0), NOW)
-        for name in names
+        User(n, Facts(NOW, NOW, 1, amount, 0, NOW * (n in blocked), NOW * (n in reviewed)), NOW)
+        for n in names
     ]
     uses = [Use(i, NOW, NOW) for i in range(len(names))]
     component = component_of(users, [Shared("device:fp", 1.0, len(names), uses)], Times(NOW, NOW))
@@ -71,6 +75,14 @@ def test_what_opens_once_more_while_the_clock_stands_still_is_another_ring() -> 
     assert [alert.event for alert in alerts] == ["opened", "closed"] * 2
     assert len({alert.alert_id for alert in alerts}) == 4
     assert len({alert.ring_id for alert in alerts}) == 2
+
+
+def test_reviews_as_members_joined_are_a_reason_if_they_say_more_than_the_blocks() -> None:
+    found = tell(RingBook(), portrait("abc", reviewed="ab")).alerts[0]
+    assert "2 of 3 users had transactions reviewed as they joined" in found.reasons
+    found = tell(RingBook(), portrait("abc", blocked="ab", reviewed="ab")).alerts[0]
+    assert found.reasons[0] == "2 of 3 users had transactions blocked"
+    assert not any("reviewed" in reason for reason in found.reasons)
 
 
 def test_what_did_not_change_is_not_told() -> None:
