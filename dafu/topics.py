@@ -17,6 +17,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from dafu.settings import Settings, Topics
+from dafu.streaming.metadata import ask_about
 
 __all__ = [
     "LARGEST_BATCH",
@@ -164,7 +165,7 @@ async def describe_topics(
 ) -> dict[str, tuple[dict[str, str], int]]:
     """Settings and number of replicas of topics, as the broker reports them.
 
-    Topics that do not exist or may not be described are left out.
+    Topics that do not exist or may not be described are left out, and not created.
 
     Raises
     ------
@@ -176,7 +177,7 @@ async def describe_topics(
         await admin.start()
         found = {
             topic["topic"]: min((len(p["replicas"]) for p in topic["partitions"]), default=0)
-            for topic in await admin.describe_topics(list(names))
+            for topic in (await ask_about(admin._client, list(names)))["topics"]
             if topic["error_code"] == 0
         }
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in found]

@@ -12,8 +12,10 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaTimeoutError, NoError, for_code
+
+from dafu.streaming.metadata import ask_about
 
 FETCH_WAIT_MS: Final = 50
 DEADLINE: Final = 20.0
@@ -37,6 +39,8 @@ async def end_offsets(
     KafkaTimeoutError
         If a partition's leader does not answer within 20 seconds.
     """
+    # All at once: left to itself, aiokafka learns of a topic, waits 0.1 s, and learns of the next.
+    await consumer._client.set_topics({tp.topic for tp in partitions})
     ends: dict[TopicPartition, int] = dict(await consumer.end_offsets(list(partitions)))
     begins = await consumer.beginning_offsets(list(partitions))
     unknown = {tp for tp, end in ends.items() if end > begins[tp]}
@@ -86,12 +90,12 @@ async def partitions_of(topic: str, client_options: Mapping[str, Any]) -> list[i
     KafkaError
         Of the kind that the broker names.
     """
-    admin = AIOKafkaAdminClient(**client_options)
+    client = AIOKafkaClient(**client_options)
     try:
-        await admin.start()
-        described = (await admin.describe_topics([topic]))[0]
+        await client.bootstrap()
+        described = (await ask_about(client, [topic]))["topics"][0]
     finally:
-        await admin.close()
+        await client.close()
     error = for_code(described["error_code"])
     if error is not NoError:
         raise error(f"topic {topic}")

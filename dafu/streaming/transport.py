@@ -18,13 +18,15 @@ pinned, and `docs/architecture.md` says how each is used:
 * aiokafka's fetcher: `_fetch_max_wait_ms`, and what `dafu.streaming.fetching` takes of it
 * aiokafka's group coordinator, `_do_heartbeat`: whether this worker still belongs to its group
 * `Producer._producer`, the aiokafka producer, for its settings and its client
-  (`dafu.streaming.sender`, `dafu.streaming.produce`)
+  (`dafu.streaming.sender`, `dafu.streaming.produce`, `dafu.streaming.metadata`), and
+  `Transport._create_topic`
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Final
@@ -35,12 +37,15 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
 from dafu.streaming.fetching import Intake, keep_record_sets
+from dafu.streaming.metadata import exists
 from dafu.streaming.offsets import probe_end_offsets
 from dafu.streaming.pulse import Pulse
 from dafu.streaming.records import RecordBatch
 from dafu.streaming.sender import BatchSender, SendError
 from dafu.streaming.stretch import read_stretch
 from dafu.streaming.waiting import fetch_wait_ms
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH_RECORDS: Final = 1000
 
@@ -377,6 +382,52 @@ class Producer(driver.Producer):  # type: ignore[misc]
         if self._batches is None:
             self._batches = BatchSender(self._ensure_producer(), self._closed)
         return self._batches
+
+    async def create_topic(
+        self,
+        topic: str,
+        partitions: int,
+        replication: int,
+        *,
+        config: Mapping[str, Any] | None = None,
+        timeout: float = 20.0,
+        retention: float | None = None,
+        **options: Any,
+    ) -> None:
+        """Create a topic unless there is one, and ask about no other.
+
+        Faust asks about all topics of the cluster, each time.
+
+        Parameters
+        ----------
+        topic, partitions, replication, config
+            See Faust.
+        timeout, retention : float
+            Seconds.
+        **options
+            `compacting`, `deleting`, `ensure_created`.
+
+        Raises
+        ------
+        KafkaError
+            If the topic may not be described or created.
+        """
+        if not self.app.conf.topic_allow_declare:
+            logger.warning("topics are not to be created, nor is %s", topic)
+            return
+        client = self._ensure_producer().client
+        if not await exists(client, topic):
+            await self.transport._create_topic(
+                self,
+                client,
+                topic,
+                partitions,
+                replication,
+                config=config,
+                timeout=int(timeout * 1000),
+                retention=None if retention is None else int(retention * 1000),
+                **options,
+            )
 
     def _closed(self, error: SendError) -> None:
         """End a worker that can not write to a partition any longer, whoever in it wanted to."""

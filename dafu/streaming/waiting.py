@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+
+from dafu.streaming.metadata import ask_about
 
 __all__ = ["EMBEDDED_CLUSTER", "fetch_wait_ms"]
 
@@ -30,10 +32,10 @@ async def fetch_wait_ms(configured: int | None, client_options: Mapping[str, Any
     """
     if configured is not None:
         return configured
-    admin = AIOKafkaAdminClient(**client_options)
+    client = AIOKafkaClient(**client_options)
     try:
-        await admin.start()
-        cluster = await admin.describe_cluster()
+        await client.bootstrap()
+        cluster = await ask_about(client, [])
     finally:
-        await admin.close()
+        await client.close()
     return SHORT_MS if cluster["cluster_id"] == EMBEDDED_CLUSTER else LONG_MS

@@ -1,0 +1,53 @@
+"""What a cluster says of itself and of topics that are named; never of all its topics.
+
+A cluster may have thousands of topics that are none of dafu's business. What it says of all of them
+is megabytes, and the event loop stands still while that is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    LeaderNotAvailableError,
+    NoError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+__all__ = ["ask_about", "exists"]
+
+
+async def ask_about(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, Any]:
+    """The answer of some broker about the cluster and these topics, none of which it creates.
+
+    Parameters
+    ----------
+    client : AIOKafkaClient
+        One that has been started.
+    topics : sequence of str
+        May be empty.
+    """
+    request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+    answer = await client.send(client.get_random_node(), request)
+    described: dict[str, Any] = answer.to_object()
+    return described
+
+
+async def exists(client: AIOKafkaClient, topic: str) -> bool:
+    """Whether there is a topic of this name.
+
+    Raises
+    ------
+    KafkaError
+        Of the kind that the broker names, such as a topic that may not be described.
+    """
+    error = for_code((await ask_about(client, [topic]))["topics"][0]["error_code"])
+    if error is UnknownTopicOrPartitionError:
+        return False
+    if error not in (NoError, LeaderNotAvailableError):  # no leader yet: it has just been created
+        raise error(f"topic {topic}")
+    return True
