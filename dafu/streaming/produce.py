@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -36,6 +36,14 @@ from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v3
 
 __all__ = ["Dispatcher", "Parcel", "encode_request", "join_requests_once"]
 
+CONNECTIONS: Final = 4
+"""To one broker, at most. It answers the requests of a connection one after the other, so that what
+waits for replicas holds up all that was sent after it, whatever partitions that is for."""
+
+_Line = tuple[int, Hashable]
+"""A connection of aiokafka's client: the broker, and which of those to it."""
+
+_GROUPS: Final = (ConnectionGroup.DEFAULT, *(f"produce-{n}" for n in range(1, CONNECTIONS)))
 _LENGTH: Final = struct.Struct(">h")
 _COUNT: Final = struct.Struct(">i")
 _FIXED: Final = struct.Struct(">hii")  # acks, timeout in milliseconds, number of topics
@@ -125,6 +133,7 @@ class Dispatcher:
         self._timeout_ms: int = sender._request_timeout_ms
         self._backoff: float = sender._retry_backoff
         self._due: list[Parcel] = []
+        self._under_way: Counter[_Line] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, parcel: Parcel) -> None:
@@ -166,7 +175,7 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
     def _send(self, node: int, parcels: Sequence[Parcel]) -> None:
-        """Write a request to a broker."""
+        """Write a request to a broker, over the connection on which the fewest are under way."""
         topics: defaultdict[str, list[tuple[int, Any]]] = defaultdict(list)
         for parcel in parcels:
             topics[parcel.where.topic].append((parcel.where.partition, parcel.data))
@@ -176,24 +185,34 @@ class Dispatcher:
             timeout=self._timeout_ms,
             topics=list(topics.items()),
         )
-        self._run(self._answered(parcels, self._ask(node, request)))
+        lines: list[_Line] = [(node, group) for group in _GROUPS]
+        line = min(lines, key=self._under_way.__getitem__)
+        answer = self._ask(line, request)
+        self._under_way[line] += 1
+        self._run(self._answered(parcels, line, answer))
 
-    def _ask(self, node: int, request: ProduceRequest) -> Awaitable[Any]:
+    def _ask(self, line: _Line, request: ProduceRequest) -> Awaitable[Any]:
         """A broker's answer to a request, which is on its way at once if there is a connection."""
-        connection = self._client._conns.get((node, ConnectionGroup.DEFAULT))
+        connection = self._client._conns.get(line)
         if connection is not None and connection.connected():
             # It may break at this very moment; another one is made then. uvloop says that it is
             # broken by a RuntimeError until aiokafka has noticed.
             with contextlib.suppress(KafkaError, OSError, RuntimeError):
                 return _in_time(connection, connection.send(request))
-        answer: Awaitable[Any] = self._client.send(node, request)
+        node, group = line
+        answer: Awaitable[Any] = self._client.send(node, request, group=group)
         return answer
 
-    async def _answered(self, parcels: Sequence[Parcel], answer: Awaitable[Any]) -> None:
+    async def _answered(
+        self, parcels: Sequence[Parcel], line: _Line, answer: Awaitable[Any]
+    ) -> None:
         """Settle parcels by what a broker answers for them."""
         failures: Mapping[Parcel, KafkaError]
         try:
-            answers = _answers(await answer)
+            try:
+                answers = _answers(await answer)
+            finally:
+                self._under_way[line] -= 1
         except KafkaError as exc:
             failures = dict.fromkeys(parcels, exc)
         except (OSError, RuntimeError) as exc:

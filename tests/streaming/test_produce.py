@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dafu.streaming.produce import (
+    CONNECTIONS,
     Dispatcher,
     Outcome,
     Parcel,
@@ -75,6 +76,7 @@ class Cluster:
     def __init__(self, timeout_ms: int = LONG_MS) -> None:
         self.leaders: dict[TopicPartition, int | None] = {}
         self.requests: list[tuple[int, list[tuple[TopicPartition, bytes]]]] = []
+        self.groups: list[Hashable] = []
         self.answer: Answer = lambda _: 0
         self.updates = 0
         self._conns: dict[Any, Any] = {}
@@ -93,7 +95,9 @@ class Cluster:
     async def _maybe_wait_metadata(self) -> None:
         """It is there."""
 
-    async def send(self, node: int, request: ProduceRequest) -> Any:
+    async def send(
+        self, node: int, request: ProduceRequest, *, group: Hashable = ConnectionGroup.DEFAULT
+    ) -> Any:
         built = request.prepare({0: (7, 7)})
         sent = [
             (TopicPartition(topic, partition), bytes(data))
@@ -101,6 +105,7 @@ class Cluster:
             for partition, data in partitions
         ]
         self.requests.append((node, sent))
+        self.groups.append(group)
         await asyncio.sleep(0)
         topics: dict[str, list[Any]] = {}
         for tp, _ in sent:
@@ -211,6 +216,42 @@ async def test_a_connection_that_is_there_is_written_to_at_once() -> None:
     await turns()
     assert outcomes == [100, 101]
     assert len(cluster.requests) == 1
+
+
+async def test_what_waits_for_an_answer_holds_up_nothing_else() -> None:
+    cluster = Cluster()
+    answered = asyncio.Event()
+    send = cluster.send
+
+    async def slow(node: int, request: ProduceRequest, **options: Any) -> Any:
+        answer = await send(node, request, **options)
+        await answered.wait()
+        return answer
+
+    cluster.send = slow  # type: ignore[method-assign]
+    dispatcher = Dispatcher(cluster.producer)
+    outcomes: list[Outcome] = []
+    for partition in range(CONNECTIONS + 2):
+        dispatcher.put(Parcel(tp(partition), memoryview(b""), outcomes.append))
+        await turns()
+    assert len(set(cluster.groups[:CONNECTIONS])) == CONNECTIONS
+    assert set(cluster.groups[CONNECTIONS:]) < set(cluster.groups[:CONNECTIONS]), "not ever more"
+    answered.set()
+    await turns()
+    assert len(outcomes) == CONNECTIONS + 2
+    del cluster.groups[:]
+    for partition in range(3):
+        dispatcher.put(Parcel(tp(partition), memoryview(b""), outcomes.append))
+        await turns()
+    assert cluster.groups == [ConnectionGroup.DEFAULT] * 3, "one is enough"
+
+
+async def test_a_request_that_fails_is_under_way_no_longer() -> None:
+    cluster = Cluster()
+    answers: list[Any] = [KafkaConnectionError("gone"), 0]
+    cluster.answer = lambda _: answers.pop(0)
+    assert await settled(cluster, tp(0)) == [100]
+    assert cluster.groups == [ConnectionGroup.DEFAULT] * 2
 
 
 async def test_a_connection_that_gives_no_answer_is_closed() -> None:

@@ -342,10 +342,10 @@ async def test_a_request_that_takes_long_holds_up_its_own_partitions_only(
     answer = asyncio.Event()
     ask = sender._dispatcher._ask
 
-    async def slow(node: int, request: Any) -> Any:
+    async def slow(line: Any, request: Any) -> Any:
         if any(partition == 0 for _, batches in request._topics for partition, _ in batches):
             await answer.wait()
-        return await ask(node, request)
+        return await ask(line, request)
 
     monkeypatch.setattr(sender._dispatcher, "_ask", slow)
     held = [sender.post(topic, of([None]), of([b"%d" % i]), partition=0) for i in range(3)]
