@@ -1,4 +1,4 @@
-"""An Apache Kafka of its own for a test: started, stopped and killed through `scripts/kafka`."""
+"""An Apache Kafka of its own for a test, or a cluster: run through `scripts/kafka`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,12 +26,19 @@ class ApacheKafka:
     ----------
     directory
         For records, log and pid file.
+    options
+        More of `scripts/kafka start`.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, options: Sequence[str] = ()) -> None:
         self.directory = directory
         self.port = free_port()
-        self._controller_port = free_port()
+        self._options = options or ("--controller-port", str(free_port()))
+
+    @property
+    def nodes(self) -> list[ApacheKafka]:
+        """Itself, as that of a cluster."""
+        return [self]
 
     @property
     def bootstrap(self) -> str:
@@ -38,9 +47,7 @@ class ApacheKafka:
 
     def start(self) -> Self:
         """Start it, with the records that it had, and wait until it is ready."""
-        self._run(
-            "start", "--port", str(self.port), "--controller-port", str(self._controller_port)
-        )
+        self._run("start", "--port", str(self.port), *self._options)
         return self
 
     def stop(self) -> None:
@@ -78,3 +85,47 @@ class ApacheKafka:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+class KafkaCluster:
+    """Some nodes, of which one may fail at a time.
+
+    Parameters
+    ----------
+    directory
+        For a directory of each.
+    count
+        How many.
+    """
+
+    def __init__(self, directory: Path, count: int = 3) -> None:
+        ports = [str(free_port()) for _ in range(count)]
+        voters = ",".join(f"{n}@127.0.0.1:{port}" for n, port in enumerate(ports, 1))
+        self.nodes = [
+            ApacheKafka(
+                directory / f"node-{n}",
+                ("--controller-port", port, "--node", str(n), "--voters", voters),
+            )
+            for n, port in enumerate(ports, 1)
+        ]
+
+    @property
+    def bootstrap(self) -> str:
+        """What a client calls `bootstrap.servers`."""
+        return ",".join(node.bootstrap for node in self.nodes)
+
+    def __enter__(self) -> Self:
+        # Together: none of them is ready before most of them run.
+        with ThreadPoolExecutor(len(self.nodes)) as threads:
+            list(threads.map(ApacheKafka.start, self.nodes))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # The last ones could not stop in order: most of them do not run any longer.
+        for node in self.nodes:
+            node.kill()

@@ -18,7 +18,7 @@ from tests.chaos.faults import BREAKS
 from tests.chaos.harms import plan
 from tests.chaos.report import Report
 from tests.chaos.run import Plan, run
-from tests.kafka import ApacheKafka
+from tests.kafka import ApacheKafka, KafkaCluster
 
 
 def main() -> int:
@@ -69,6 +69,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=600.0, help="records published a second")
     parser.add_argument("--store", choices=["memory", "rocksdb"], default="memory")
     parser.add_argument("--broker", choices=["kafka", "embedded"], default="kafka")
+    parser.add_argument(
+        "--brokers", type=int, default=1, help="3: a Kafka cluster of which one at a time fails"
+    )
     parser.add_argument("--break", dest="broken", choices=BREAKS, help="a promise, on purpose")
     parser.add_argument("--directory", type=Path, default=None, help="for logs and data")
     parser.add_argument("--keep", action="store_true", help="keep them even if all is well")
@@ -77,6 +80,8 @@ def _options() -> argparse.Namespace:
         options.broker_restarts = 2 if options.broker == "kafka" else 0
     if options.broker == "embedded" and options.broker_restarts:
         parser.error("the embedded broker loses its records when it stops: --broker-restarts 0")
+    if options.brokers not in (1, 3) or (options.broker == "embedded" and options.brokers > 1):
+        parser.error("--brokers is 1, or 3 with --broker kafka: two do not survive one's failure")
     return options
 
 
@@ -105,7 +110,8 @@ def _one(options: argparse.Namespace, seed: int, k: int, runs: int, directory: P
     if options.broker == "embedded":
         with EmbeddedBroker() as broker:
             return asyncio.run(run(what, broker.bootstrap, None, directory))
-    with ApacheKafka(directory / "kafka") as kafka:
+    place = directory / "kafka"
+    with ApacheKafka(place) if options.brokers == 1 else KafkaCluster(place) as kafka:
         return asyncio.run(run(what, kafka.bootstrap, kafka, directory))
 
 

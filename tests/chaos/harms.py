@@ -17,7 +17,7 @@ import msgspec
 
 from tests.chaos.crew import Crew, Place
 from tests.chaos.faults import POINTS, RECOVERING, Fault
-from tests.kafka import ApacheKafka
+from tests.kafka import ApacheKafka, KafkaCluster
 
 FROZEN_AT: Final = (
     "computed",
@@ -68,7 +68,9 @@ def plan(
 class Doer:
     """Does harm to a crew and its broker."""
 
-    def __init__(self, crew: Crew, regular: list[str], kafka: ApacheKafka | None) -> None:
+    def __init__(
+        self, crew: Crew, regular: list[str], kafka: ApacheKafka | KafkaCluster | None
+    ) -> None:
         self.crew = crew
         self.journal = crew.journal
         self.regular = [crew.places[name] for name in regular]
@@ -136,11 +138,13 @@ class Doer:
     async def _restart_broker(self, harm: Harm, choose: random.Random) -> None:
         assert self.kafka is not None, "the embedded broker would lose its records"
         sudden = choose.random() < 0.5
-        self.journal.note("kill -9 the broker" if sudden else "stop the broker")
-        await asyncio.to_thread(self.kafka.kill if sudden else self.kafka.stop)
+        node = choose.choice(self.kafka.nodes)
+        which = f"broker {self.kafka.nodes.index(node) + 1} of {len(self.kafka.nodes)}"
+        self.journal.note(f"kill -9 {which}" if sudden else f"stop {which}")
+        await asyncio.to_thread(node.kill if sudden else node.stop)
         await asyncio.sleep(choose.uniform(0.0, 6.0))
-        await asyncio.to_thread(self.kafka.start)
-        self.journal.note("the broker is back")
+        await asyncio.to_thread(node.start)
+        self.journal.note(f"{which} is back")
 
     async def _storm(self, harm: Harm, choose: random.Random) -> None:
         self.journal.note(f"storm for {STORM_SECONDS:.0f} s")

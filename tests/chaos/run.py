@@ -17,7 +17,7 @@ from tests.chaos.harms import Doer, Harm
 from tests.chaos.report import Report
 from tests.chaos.traffic import Sent, Traffic, make_traffic
 from tests.integration.worker import System
-from tests.kafka import ApacheKafka
+from tests.kafka import ApacheKafka, KafkaCluster
 
 TICK: Final = 0.02
 """Seconds from one handful of records to the next."""
@@ -41,22 +41,29 @@ class Plan(msgspec.Struct):
     """Seconds before the workers are stopped, for what they do by the clock."""
 
 
-async def run(plan: Plan, bootstrap: str, kafka: ApacheKafka | None, directory: Path) -> Report:
+async def run(
+    plan: Plan, bootstrap: str, kafka: ApacheKafka | KafkaCluster | None, directory: Path
+) -> Report:
     """Play a plan and compare what came of it with an uninterrupted run.
 
     Parameters
     ----------
     bootstrap : str
         The broker.
-    kafka : ApacheKafka or None
-        The same one, if it may be restarted.
+    kafka : ApacheKafka, KafkaCluster or None
+        The same one, if it may be restarted; a cluster keeps a replica of everything on each node.
     directory : Path
         An empty one, for data and logs.
     """
     journal = Journal()
     traffic = make_traffic(plan.transactions, plan.seed, plan.partitions)
     system = System(
-        bootstrap, directory, plan.partitions, DAFU_STORE=plan.store, DAFU_COMMIT_INTERVAL="0.2"
+        bootstrap,
+        directory,
+        plan.partitions,
+        DAFU_STORE=plan.store,
+        DAFU_COMMIT_INTERVAL="0.2",
+        DAFU_REPLICATION_FACTOR=str(1 if kafka is None else len(kafka.nodes)),
     )
     await system.create(system.topics.transactions, system.topics.labels)
     regular = [f"worker-{k}" for k in range(1, plan.workers + 1)]

@@ -198,7 +198,11 @@ class System:
         self.settings = Settings(
             app_id=f"{name}-app",
             broker=bootstrap,
-            topics=Topics(prefix=f"{name}-", partitions=partitions),
+            topics=Topics(
+                prefix=f"{name}-",
+                partitions=partitions,
+                replication_factor=int(environment.get("DAFU_REPLICATION_FACTOR", "1")),
+            ),
         )
         self.topics = self.settings.topics
         self._app = app
@@ -221,7 +225,10 @@ class System:
     async def create(self, *topics: str, **config: str) -> None:
         """Create topics, before a worker would, with these settings."""
         async with self._admin() as admin:
-            new = [NewTopic(t, self.topics.partitions, 1, topic_configs=config) for t in topics]
+            copies = self.topics.replication_factor
+            new = [
+                NewTopic(t, self.topics.partitions, copies, topic_configs=config) for t in topics
+            ]
             response = await admin.create_topics(new)
         assert [error[1] for error in response.topic_errors] == [0] * len(topics)
 
