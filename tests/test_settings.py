@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from dafu.settings import (
     find_conf,
     load_settings,
 )
+from tests.web.certificates import certified
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -284,6 +287,59 @@ def test_ssl_builds_a_context(tmp_path: Path) -> None:
     environ = {"DAFU_SECURITY_PROTOCOL": "SSL", "DAFU_SSL_CAFILE": str(tmp_path / "ca.pem")}
     with pytest.raises(SettingsError, match="PEM"):
         load_settings(environ).security.client_options()
+
+
+MUTUAL = {"DAFU_SECURITY_PROTOCOL": "SSL", "DAFU_SSL_CAFILE": "cert.pem"}
+SHOWN = {"DAFU_SSL_CERTFILE": "cert.pem", "DAFU_SSL_KEYFILE": "key.pem"}
+
+
+@pytest.mark.parametrize("password", [None, "s3cret"])
+async def test_who_asks_for_a_certificate_is_shown_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    certified(tmp_path, None if password is None else password.encode())
+    asks = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile="cert.pem")
+    asks.load_cert_chain("cert.pem", "key.pem", password)
+    asks.verify_mode = ssl.CERT_REQUIRED
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (((_, name),),) = writer.get_extra_info("peercert")["subject"]
+        writer.write(name.encode())
+        writer.close()
+
+    async def greeting(environ: dict[str, str]) -> bytes:
+        context = load_settings(environ).security.client_options()["ssl_context"]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        try:
+            return await reader.read()
+        except OSError:
+            return b""
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0, ssl=asks) as server:
+        port = server.sockets[0].getsockname()[1]
+        secret = {} if password is None else {"DAFU_SSL_KEY_PASSWORD": password}
+        assert await greeting(MUTUAL | SHOWN | secret) == b"worker"
+        assert await greeting(MUTUAL) == b""
+
+
+def test_a_certificate_that_can_not_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    certified(tmp_path, b"s3cret")
+    for environ in (MUTUAL | SHOWN, MUTUAL | SHOWN | {"DAFU_SSL_KEY_PASSWORD": "other"}):
+        security = load_settings(environ).security
+        with pytest.raises(SettingsError, match=r"security.ssl_certfile.* belong together"):
+            security.client_options()
+    without = {"DAFU_SECURITY_PROTOCOL": "SSL", "DAFU_SSL_KEYFILE": "key.pem"}
+    assert "without security.ssl_certfile" in problems(without)["security.ssl_keyfile"]
+    plain = {"DAFU_SSL_CERTFILE": "cert.pem"}
+    assert "of no use with PLAINTEXT" in problems(plain)["security.ssl_certfile"]
+    hidden = load_settings(MUTUAL | SHOWN | {"DAFU_SSL_KEY_PASSWORD": "s3cret"})
+    assert "s3cret" not in hidden.describe() + repr(hidden)
 
 
 def test_secrets_stay_hidden(tmp_path: Path) -> None:

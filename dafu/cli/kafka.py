@@ -38,22 +38,39 @@ class TopicError(DafuError):
     """A topic that does not exist or can not be created."""
 
 
+class _Heard(logging.Handler):
+    """What aiokafka said last."""
+
+    said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = record.getMessage()
+
+
+_heard = _Heard(logging.ERROR)
+
+
 def _options(settings: Settings) -> dict[str, Any]:
     # What goes wrong is raised and said once; aiokafka would log it for every attempt as well.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("aiokafka")
+    logger.propagate = False
+    logger.addHandler(_heard)
     return settings.client_options()
 
 
 async def _start(client: Any, stop: Any, settings: Settings) -> None:
+    _heard.said = ""
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             await client.start()
     except (KafkaError, OSError, TimeoutError) as exc:
         await stop()
-        why = "no answer" if isinstance(exc, TimeoutError) else str(exc)
+        # Why it has no connection, such as a wrong password, aiokafka says in its log only.
+        why = _heard.said or ("no answer" if isinstance(exc, TimeoutError) else str(exc))
         raise BrokerUnreachableError(
-            f"no Kafka broker can be reached at {settings.broker} ({why}). Start one with "
-            "`dafu broker`, or say where yours is with DAFU_BROKER=host:port"
+            f"no Kafka broker can be reached at {settings.broker} with "
+            f"{settings.security.protocol} ({why}). Start one with `dafu broker`, or say where "
+            "yours is with DAFU_BROKER=host:port, and what it asks for with DAFU_SECURITY_PROTOCOL"
         ) from exc
 
 

@@ -81,9 +81,19 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
                     f"is missing, and {security.protocol} needs it",
                     f"set {variable}",
                 )
-    if web.tls_key is not None and web.tls_cert is None:
+    for setting, key, certificate in (
+        ("web.tls_key", web.tls_key, web.tls_cert),
+        ("security.ssl_keyfile", security.ssl_keyfile, security.ssl_certfile),
+    ):
+        if key is not None and certificate is None:
+            needs = setting.replace("key", "cert")
+            yield Problem(setting, origin(setting), f"is of no use without {needs}", "both")
+    if security.ssl_certfile is not None and not security.uses_ssl:
         yield Problem(
-            "web.tls_key", origin("web.tls_key"), "is of no use without web.tls_cert", "both"
+            "security.ssl_certfile",
+            origin("security.ssl_certfile", "security.protocol"),
+            f"is of no use with {security.protocol}",
+            "with SSL or SASL_SSL",
         )
     needed = ("auth.idp_issuer", "auth.idp_audience", "auth.idp_jwks_url")
     given = [getattr(settings.auth, name.partition(".")[2]) is not None for name in needed]

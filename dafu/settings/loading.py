@@ -87,6 +87,9 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "DAFU_SASL_USER": "security.sasl_user",
     "DAFU_SASL_PASSWORD": "security.sasl_password",
     "DAFU_SSL_CAFILE": "security.ssl_cafile",
+    "DAFU_SSL_CERTFILE": "security.ssl_certfile",
+    "DAFU_SSL_KEYFILE": "security.ssl_keyfile",
+    "DAFU_SSL_KEY_PASSWORD": "security.ssl_key_password",
 }
 """Environment variables and the settings they set."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, structs
 
 from dafu.settings.files import PACKAGE, find_conf
 from dafu.settings.problems import Problem, SettingsError
@@ -164,14 +164,16 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
     sasl_user: str | None = None
     sasl_password: str | None = None
     ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_key_password: str | None = None
 
     def __repr__(self) -> str:
-        password = "None" if self.sasl_password is None else "'***'"
-        return (
-            f"Security(protocol={self.protocol!r}, sasl_mechanism={self.sasl_mechanism!r}, "
-            f"sasl_user={self.sasl_user!r}, sasl_password={password}, "
-            f"ssl_cafile={self.ssl_cafile!r})"
+        shown = ", ".join(
+            f"{name}={'***' if f'security.{name}' in SECRET and value else repr(value)}"
+            for name, value in structs.asdict(self).items()
         )
+        return f"Security({shown})"
 
     @property
     def uses_sasl(self) -> bool:
@@ -189,29 +191,33 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
         Raises
         ------
         SettingsError
-            When the CA file can not be read as certificates.
+            When the CA file can not be read as certificates, or certificate and key can not be
+            used.
         """
         options: dict[str, Any] = {"security_protocol": self.protocol}
         if self.uses_ssl:
-            cafile = None if self.ssl_cafile is None else str(self.ssl_cafile)
-            try:
-                options["ssl_context"] = ssl.create_default_context(cafile=cafile)
-            except OSError as exc:
-                raise SettingsError(
-                    [
-                        Problem(
-                            "security.ssl_cafile",
-                            str(self.ssl_cafile),
-                            f"can not be loaded: {exc}",
-                            "a PEM file of CA certificates",
-                        )
-                    ]
-                ) from exc
+            options["ssl_context"] = self._ssl_context()
         if self.uses_sasl:
             options["sasl_mechanism"] = self.sasl_mechanism
             options["sasl_plain_username"] = self.sasl_user
             options["sasl_plain_password"] = self.sasl_password
         return options
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        name, allowed = "ssl_cafile", "a PEM file of CA certificates"
+        cafile = None if self.ssl_cafile is None else str(self.ssl_cafile)
+        try:
+            context = ssl.create_default_context(cafile=cafile)
+            if self.ssl_certfile is not None:
+                name, allowed = "ssl_certfile", "certificate and key that belong together, PEM"
+                # With None it would ask at a terminal for the password of a key that has one.
+                password = self.ssl_key_password or ""
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
+        except OSError as exc:
+            what = f"can not be loaded: {exc}"
+            origin = str(getattr(self, name))
+            raise SettingsError([Problem(f"security.{name}", origin, what, allowed)]) from exc
+        return context
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -304,4 +310,6 @@ def _settings() -> Iterator[tuple[str, Any]]:
 
 
 SETTINGS: Final[dict[str, Any]] = dict(_settings())
-SECRET: Final = frozenset({"security.sasl_password", "web.admin_key", "web.redis_url"})
+SECRET: Final = frozenset(
+    {"security.sasl_password", "security.ssl_key_password", "web.admin_key", "web.redis_url"}
+)

@@ -46,7 +46,11 @@ LISTS: Final = (
 )
 """Settings with several values, which a text separates by commas."""
 
-_FILES: Final = ("rules_file", "security.ssl_cafile", "web.tls_cert", "web.tls_key")
+_FILES: Final = (
+    "rules_file",
+    *("security.ssl_cafile", "security.ssl_certfile", "security.ssl_keyfile"),
+    *("web.tls_cert", "web.tls_key"),
+)
 
 
 def _path(name: str, raw: Any, base: Path) -> Path | str | None:

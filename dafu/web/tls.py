@@ -27,7 +27,8 @@ def server_context(settings: Web) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        # With None it would ask at a terminal for the password of a key that has one.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
     except OSError as exc:
         raise TLSError(
             f"web.tls_cert {settings.tls_cert} and web.tls_key {settings.tls_key} can not be "

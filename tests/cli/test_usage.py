@@ -100,6 +100,7 @@ def test_nobody_answers(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ran = run(*arguments)
         assert ran.code == 1
         assert ran.err.startswith(f"error: no Kafka broker can be reached at {address}")
+        assert "with PLAINTEXT (Unable connect" in ran.err
         assert "dafu broker" in ran.err
 
 

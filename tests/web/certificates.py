@@ -14,8 +14,9 @@ from dafu.broker import free_port
 from dafu.settings import Web
 
 
-def certified(directory: Path) -> Web:
-    """Settings of a server with a certificate of its own for 127.0.0.1."""
+def certified(directory: Path, password: bytes | None = None) -> Web:
+    """Settings of a server with a certificate of its own for 127.0.0.1, its key with a password
+    if one is given."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "worker")])
     now = datetime.datetime.now(datetime.UTC)
@@ -40,7 +41,9 @@ def certified(directory: Path) -> Web:
         key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+            serialization.NoEncryption()
+            if password is None
+            else serialization.BestAvailableEncryption(password),
         )
     )
     return Web(port=free_port(), tls_cert=cert_file, tls_key=key_file)
