@@ -11,6 +11,8 @@ from typing import Any
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
     LeaderNotAvailableError,
     NoError,
     UnknownTopicOrPartitionError,
@@ -22,7 +24,8 @@ __all__ = ["ask_about", "exists"]
 
 
 async def ask_about(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, Any]:
-    """The answer of some broker about the cluster and these topics, none of which it creates.
+    """The answer of the first broker that gives one, about the cluster and these topics, none of
+    which it creates.
 
     Parameters
     ----------
@@ -30,11 +33,23 @@ async def ask_about(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, 
         One that has been started.
     topics : sequence of str
         May be empty.
+
+    Raises
+    ------
+    KafkaError
+        If none of the brokers answers: what the last one failed with.
     """
     request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
-    answer = await client.send(client.get_random_node(), request)
-    described: dict[str, Any] = answer.to_object()
-    return described
+    failure = KafkaConnectionError("no broker is known")
+    for broker in client.cluster.brokers():
+        try:
+            answer = await client.send(broker.nodeId, request)
+        except KafkaError as exc:
+            failure = exc
+        else:
+            described: dict[str, Any] = answer.to_object()
+            return described
+    raise failure
 
 
 async def exists(client: AIOKafkaClient, topic: str) -> bool:

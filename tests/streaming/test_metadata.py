@@ -11,7 +11,12 @@ import faust
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.protocol.admin import CreateTopicsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -19,19 +24,31 @@ from dafu.streaming.metadata import exists
 from dafu.streaming.waiting import LONG_MS, SHORT_MS, fetch_wait_ms
 
 
-def answering(error_code: int) -> Any:
-    """A client whose broker says this of every topic."""
-    answer = SimpleNamespace(to_object=lambda: {"topics": [{"error_code": error_code}]})
+def answering(*answers: int | KafkaError) -> Any:
+    """A client one broker of which after the other says this of every topic, or does not answer."""
 
     async def send(node_id: int, request: MetadataRequest) -> Any:
-        return answer
+        answer = answers[node_id]
+        if isinstance(answer, KafkaError):
+            raise answer
+        return SimpleNamespace(to_object=lambda: {"topics": [{"error_code": answer}]})
 
-    return SimpleNamespace(get_random_node=lambda: 1, send=send)
+    brokers = [SimpleNamespace(nodeId=n) for n in range(len(answers))]
+    return SimpleNamespace(cluster=SimpleNamespace(brokers=lambda: brokers), send=send)
 
 
 @pytest.mark.parametrize(("error_code", "there"), [(0, True), (3, False), (5, True)])
 async def test_a_topic_is_there_with_a_leader_or_without(error_code: int, there: bool) -> None:
     assert await exists(answering(error_code), "topic") is there
+
+
+async def test_another_broker_is_asked_if_one_is_away() -> None:
+    away = NodeNotReadyError("away")
+    assert await exists(answering(away, away, 0), "topic")
+    with pytest.raises(NodeNotReadyError, match="away"):
+        await exists(answering(away, away), "topic")
+    with pytest.raises(KafkaConnectionError, match="no broker is known"):
+        await exists(answering(), "topic")
 
 
 async def test_a_topic_that_may_not_be_described_is_named() -> None:
