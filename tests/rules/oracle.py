@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import operator
+from fractions import Fraction
 from typing import Any
 
 from dafu.rules import syntax as ast
 
-_UNIT = {"km": 1000.0, "m": 1.0, "mi": 1609.344, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_UNIT = {"km": "1000", "m": "1", "mi": "1609.344", "s": "1", "min": "60", "h": "3600", "d": "86400"}
 _COMPARE = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -80,7 +81,8 @@ def _compare(node: ast.Compare, row: dict[str, Any]) -> bool:
     a, b = evaluate(node.left, row), evaluate(node.right, row)
     if isinstance(node.right, ast.Number) and node.right.unit and b is not None:
         assert isinstance(node.left, ast.Reference)
-        b = b * _UNIT[node.right.unit] / _UNIT[_COLUMN_UNIT[node.left.name]]
+        written, wanted = node.right.unit, _COLUMN_UNIT[node.left.name]
+        b = float(Fraction(b) * Fraction(_UNIT[written]) / Fraction(_UNIT[wanted]))
     if a is None or b is None:
         return False
     if isinstance(a, bool) != isinstance(b, bool):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dafu.rules import Rule, explain
@@ -30,6 +30,8 @@ def test_canonical_text_reads_back(condition: Node) -> None:
 
 @RUNS
 @given(conditions, st.lists(rows, min_size=1, max_size=6))
+# A number in the unit of what it is compared with is not rounded.
+@example(parse("km_from_home == 4195.144280544191km"), [{"km_from_home": 4195.144280544191}])
 def test_engine_agrees_with_the_interpreter(condition: Node, batch: list[dict[str, Any]]) -> None:
     evaluation = ruleset(_rule(condition)).evaluate(columns_of(batch), len(batch))
     expected = [truth(parse(unparse(condition)), row) for row in batch]
