@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import signal
@@ -19,7 +20,28 @@ from dafu.broker import free_port
 SCRIPT: Final = Path(__file__).resolve().parents[1] / "scripts" / "kafka"
 
 
-class ApacheKafka:
+class _Running(abc.ABC):
+    """What runs inside a `with`."""
+
+    @abc.abstractmethod
+    def start(self) -> Self: ...
+
+    @abc.abstractmethod
+    def stop(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class ApacheKafka(_Running):
     """One node on loopback that keeps its port and its records over restarts.
 
     Parameters
@@ -75,19 +97,8 @@ class ApacheKafka:
         assert done.returncode == 0, f"scripts/kafka {command} failed:\n{said}"
         return said
 
-    def __enter__(self) -> Self:
-        return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-
-class KafkaCluster:
+class KafkaCluster(_Running):
     """Some nodes, of which one may fail at a time.
 
     Parameters
@@ -114,18 +125,18 @@ class KafkaCluster:
         """What a client calls `bootstrap.servers`."""
         return ",".join(node.bootstrap for node in self.nodes)
 
-    def __enter__(self) -> Self:
-        # Together: none of them is ready before most of them run.
-        with ThreadPoolExecutor(len(self.nodes)) as threads:
-            list(threads.map(ApacheKafka.start, self.nodes))
+    def start(self) -> Self:
+        """Start all of them, together: none is ready before most of them run."""
+        try:
+            with ThreadPoolExecutor(len(self.nodes)) as threads:
+                list(threads.map(ApacheKafka.start, self.nodes))
+        except BaseException:
+            self.stop()
+            raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # The last ones could not stop in order: most of them do not run any longer.
+    def stop(self) -> None:
+        """End those that run; the last ones could not stop in order, without most of the others."""
         for node in self.nodes:
-            node.kill()
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                node.kill()

@@ -1,12 +1,12 @@
 """What a cluster says of itself and of topics that are named; never of all its topics.
 
-A cluster may have thousands of topics that are none of dafu's business. What it says of all of them
-is megabytes, and the event loop stands still while that is decoded.
+A cluster may have many topics that are none of dafu's business, and while an answer about all of
+them is decoded, the event loop stands still.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient
@@ -20,7 +20,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-__all__ = ["ask_about", "exists"]
+__all__ = ["ask_about", "ask_once", "exists"]
 
 
 async def ask_about(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, Any]:
@@ -50,6 +50,16 @@ async def ask_about(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, 
             described: dict[str, Any] = answer.to_object()
             return described
     raise failure
+
+
+async def ask_once(topics: Sequence[str], client_options: Mapping[str, Any]) -> dict[str, Any]:
+    """`ask_about` with a client of its own, made with these aiokafka options."""
+    client = AIOKafkaClient(**client_options)
+    try:
+        await client.bootstrap()
+        return await ask_about(client, topics)
+    finally:
+        await client.close()
 
 
 async def exists(client: AIOKafkaClient, topic: str) -> bool:

@@ -12,10 +12,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaTimeoutError, NoError, for_code
 
-from dafu.streaming.metadata import ask_about
+from dafu.streaming.metadata import ask_once
 
 FETCH_WAIT_MS: Final = 50
 DEADLINE: Final = 20.0
@@ -90,12 +89,7 @@ async def partitions_of(topic: str, client_options: Mapping[str, Any]) -> list[i
     KafkaError
         Of the kind that the broker names.
     """
-    client = AIOKafkaClient(**client_options)
-    try:
-        await client.bootstrap()
-        described = (await ask_about(client, [topic]))["topics"][0]
-    finally:
-        await client.close()
+    described = (await ask_once([topic], client_options))["topics"][0]
     error = for_code(described["error_code"])
     if error is not NoError:
         raise error(f"topic {topic}")

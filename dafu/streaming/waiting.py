@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aiokafka.client import AIOKafkaClient
-
-from dafu.streaming.metadata import ask_about
+from dafu.streaming.metadata import ask_once
 
 __all__ = ["EMBEDDED_CLUSTER", "fetch_wait_ms"]
 
@@ -32,10 +30,5 @@ async def fetch_wait_ms(configured: int | None, client_options: Mapping[str, Any
     """
     if configured is not None:
         return configured
-    client = AIOKafkaClient(**client_options)
-    try:
-        await client.bootstrap()
-        cluster = await ask_about(client, [])
-    finally:
-        await client.close()
+    cluster = await ask_once([], client_options)
     return SHORT_MS if cluster["cluster_id"] == EMBEDDED_CLUSTER else LONG_MS

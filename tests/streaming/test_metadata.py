@@ -93,7 +93,7 @@ async def test_a_topic_is_created_once_and_no_other_asked_about(
     try:
         for _ in range(2):
             await producer.create_topic(name, 3, 1, config={"max.message.bytes": "2000000"})
-        # So that another process's producer does not count on what this one knows.
+        # As another process does, which knows nothing of it.
         producer.transport._topic_waiters.clear()
         await producer.create_topic(name, 5, 1)
         assert len(await producer._producer.partitions_for(name)) == 3
