@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.record.memory_records import MemoryRecords
 
 from dafu.streaming.records import RecordBatch
-from dafu.streaming.wire import CodecMissingError, CorruptRecordsError, decode
+from dafu.streaming.wire import Aborted, CodecMissingError, CorruptRecordsError, decode
 
 __all__ = ["PAUSE_SECONDS", "Intake", "RecordSet", "keep_record_sets"]
 
@@ -47,9 +47,11 @@ class RecordSet(MemoryRecords):  # type: ignore[misc]
         self._data = data
 
     def take(
-        self, tp: TopicPartition, position: int, *, check_crc: bool
+        self, tp: TopicPartition, position: int, *, check_crc: bool, aborted: Aborted = ()
     ) -> tuple[RecordBatch, int]:
         """The partition's records from a position on, perhaps none, and the position behind them.
+
+        Without those of the aborted transactions.
 
         Raises
         ------
@@ -57,7 +59,7 @@ class RecordSet(MemoryRecords):  # type: ignore[misc]
             As `decode`, with partition and position.
         """
         try:
-            decoded = decode(self._data, position, check_crc=check_crc)
+            decoded = decode(self._data, position, check_crc=check_crc, aborted=aborted)
         except (CorruptRecordsError, CodecMissingError) as exc:
             raise type(exc)(
                 f"{tp.topic}[{tp.partition}] cannot be read on from offset {position}: {exc}"
@@ -338,7 +340,11 @@ def _whole(found: Any, tp: TopicPartition) -> RecordBatch | None:
     state._records_iterator = None
     records: RecordSet = state._records
     chunk, state.next_fetch_offset = records.take(
-        tp, state.next_fetch_offset, check_crc=state._check_crcs
+        tp,
+        state.next_fetch_offset,
+        check_crc=state._check_crcs,
+        # The broker names them to those only who read what is committed.
+        aborted=state._aborted_transactions,
     )
     found._update_position()
     found._partition_records = None

@@ -14,7 +14,8 @@ pinned, and `docs/architecture.md` says how each is used:
   `_new_consumer_thread`
 * that a recovery seeks before it lets records flow (`Recovery._seek_offsets` for changelogs,
   `on_recovery_completed` for the others), and empties the agents' queues in between
-* `AIOKafkaConsumerThread.position`, and `_highwaters`, whose answer ends a recovery
+* `AIOKafkaConsumerThread.position`, `_create_worker_consumer`, and `_highwaters`, whose answer ends
+  a recovery
 * aiokafka's fetcher: `_fetch_max_wait_ms`, and what `dafu.streaming.fetching` takes of it
 * aiokafka's group coordinator, `_do_heartbeat`: whether this worker still belongs to its group
 * `Producer._producer`, the aiokafka producer, for its settings and its client
@@ -77,6 +78,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             asyncio.create_task(self._beat(consumer._coordinator)),
             asyncio.create_task(self._intake.announce(lambda: loop.call_soon_threadsafe(news.set))),
         ]
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        """A consumer that reads what transactional producers have committed, and no more.
+
+        Faust asks for that only if it writes in transactions itself.
+        """
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"
+        return consumer
 
     async def on_thread_stop(self) -> None:
         """Stop the consumer."""

@@ -11,7 +11,7 @@ It knows bytes and offsets, and neither topics, clients nor what the bytes mean.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
 import google_crc32c
@@ -35,6 +35,7 @@ from dafu.streaming.wire_kernels import (
 __all__ = [
     "BATCH_OVERHEAD",
     "RECORD_OVERHEAD",
+    "Aborted",
     "CodecMissingError",
     "CorruptRecordsError",
     "Decoded",
@@ -66,7 +67,11 @@ _MIN_RECORD: Final = 7
 
 _CODEC_BITS: Final = 0x07
 _LOG_APPEND_TIME: Final = 0x08
+_TRANSACTIONAL: Final = 0x10
 _CONTROL: Final = 0x20
+
+Aborted = Collection[tuple[int, int]]
+"""Transactions that were aborted: their producers' ids, and the first offset of each."""
 
 _Codec = tuple[str, Callable[[], bool], Callable[[Any], bytes], Callable[[Any], bytes]]
 _CODECS: Final[dict[int, _Codec]] = {
@@ -113,7 +118,9 @@ class Decoded(Struct, frozen=True):
         return RecordBatch(topic, partition, offsets, timestamps, keys, values, headers)
 
 
-def decode(data: bytes, fetch_offset: int = 0, *, check_crc: bool = True) -> Decoded:
+def decode(
+    data: bytes, fetch_offset: int = 0, *, check_crc: bool = True, aborted: Aborted = ()
+) -> Decoded:
     """Read the record batches that a fetch returned for a partition.
 
     Parameters
@@ -125,11 +132,9 @@ def decode(data: bytes, fetch_offset: int = 0, *, check_crc: bool = True) -> Dec
         What was asked for. Records before it, which share a batch with it, are left out.
     check_crc
         Whether to compare checksums.
-
-    Notes
-    -----
-    As for a consumer that reads uncommitted data: transaction markers (control batches) are left
-    out, records of aborted transactions are not.
+    aborted
+        What the fetch said was aborted; those records are left out. Transaction markers (control
+        batches) always are.
 
     Raises
     ------
@@ -138,7 +143,7 @@ def decode(data: bytes, fetch_offset: int = 0, *, check_crc: bool = True) -> Dec
     CodecMissingError
         If there is no decompressor.
     """
-    sections, buffer, next_offset = _sections(data, fetch_offset, check_crc=check_crc)
+    sections, buffer, next_offset = _sections(data, fetch_offset, check_crc, aborted)
     table = np.array(sections, np.int64).reshape(-1, 7)
     rows = np.empty((8, int(table[:, 2].sum())), np.int64)
     count, bad, at = read_records(np.frombuffer(buffer, np.uint8), table, fetch_offset, rows)
@@ -154,7 +159,7 @@ def decode(data: bytes, fetch_offset: int = 0, *, check_crc: bool = True) -> Dec
 
 
 def _sections(
-    data: bytes, fetch_offset: int, *, check_crc: bool
+    data: bytes, fetch_offset: int, check_crc: bool, aborted: Aborted
 ) -> tuple[list[tuple[int, ...]], bytes, int]:
     """Where the records of each batch are, the buffer they are in, and where to read on.
 
@@ -165,11 +170,14 @@ def _sections(
     pieces = [data]
     size = len(data)
     next_offset = fetch_offset
+    # Of these producers everything is left out up to their next marker.
+    aborting: set[int] = set()
+    to_come = sorted(aborted, key=lambda transaction: transaction[1], reverse=True)
     for start, end, magic in _batches(data):
         batch = memoryview(data)[start:end]
         if magic < _MAGIC:
             batch = _modernized(batch, check_crc=check_crc)
-        (base, _, _, _, crc, attributes, last, first_time, max_time, _, _, _, count) = (
+        (base, _, _, _, crc, attributes, last, first_time, max_time, producer, _, _, count) = (
             _HEADER.unpack_from(batch)
         )
         if check_crc and crc != _checksum(batch[_CRC_FROM:]):
@@ -178,7 +186,12 @@ def _sections(
                 "changed on the broker's disk or on the way"
             )
         next_offset = max(next_offset, base + last + 1)
+        while to_come and to_come[-1][1] <= base + last:
+            aborting.add(to_come.pop()[0])
         if attributes & _CONTROL:
+            aborting.discard(producer)
+            continue
+        if attributes & _TRANSACTIONAL and producer in aborting:
             continue
         if attributes & _CODEC_BITS:
             piece: Any = _decompressed(attributes & _CODEC_BITS, batch[BATCH_OVERHEAD:], base)

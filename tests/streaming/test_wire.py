@@ -42,7 +42,7 @@ Described = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]], in
 NOW = 1_700_000_000_000
 GZIP = 1
 CODECS = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
-CRC, CRC_FROM, COUNT, ATTRIBUTES = 17, 21, 57, 21
+CRC, CRC_FROM, COUNT, ATTRIBUTES, PRODUCER = 17, 21, 57, 21, 43
 
 strings = st.none() | st.binary(max_size=12) | st.integers(60, 9000).map(lambda n: b"x" * n)
 headers = st.lists(st.tuples(st.text(max_size=6), st.none() | st.binary(max_size=6)), max_size=3)
@@ -248,6 +248,58 @@ def test_transaction_markers_are_no_records() -> None:
     assert [offset for offset, *_ in found] == [0, 1]
     assert position == 3
     assert decoded(log([with_attributes(marker, 0x30)])) == ([], 1)
+
+
+def of_producer(batch: bytes, producer: int, attributes: int) -> bytes:
+    batch = batch[:PRODUCER] + struct.pack(">q", producer) + batch[PRODUCER + 8 :]
+    return with_attributes(batch, attributes)
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from([-1, 7, 8, 9]), st.sampled_from(["send", "commit", "abort"])),
+        max_size=25,
+    ),
+    position=st.integers(0, 40),
+)
+def test_aborted_transactions_are_left_out(steps: list[tuple[int, str]], position: int) -> None:
+    batches: list[bytes] = []
+    began: dict[int, int] = {}
+    sent: dict[int, list[int]] = {}
+    aborted: list[tuple[int, int]] = []
+    committed: list[int] = []
+    starts: list[int] = []
+    at = 0
+    for producer, step in [*steps, *((producer, "commit") for producer in (7, 8, 9))]:
+        starts.append(at)
+        if step == "send" or producer < 0:
+            count = 1 + at % 3
+            (batch,) = built([(b"k", b"v", [], NOW)] * count, 1000)
+            batches.append(of_producer(batch, producer, 0x10 if producer >= 0 else 0))
+            offsets = list(range(at, at + count))
+            if producer < 0:
+                committed += offsets
+            else:
+                began.setdefault(producer, at)
+                sent.setdefault(producer, []).extend(offsets)
+            at += count
+            continue
+        kept = step == "commit"
+        (marker,) = built([(struct.pack(">HH", 0, kept), b"\0" * 6, [], NOW)], 1000)
+        batches.append(of_producer(marker, producer, 0x30))
+        if kept:
+            committed += sent.pop(producer, [])
+        elif producer in began and position <= at:  # a broker names those that end behind it
+            aborted.append((producer, began[producer]))
+        sent.pop(producer, None)
+        began.pop(producer, None)
+        at += 1
+    # A fetch begins with the batch that holds the position.
+    first = max((i for i, start in enumerate(starts) if start <= position), default=0)
+    data = log(batches)[sum(map(len, batches[:first])) :]
+    found = decode(data, position, aborted=aborted[::-1])
+    assert found.rows[0].tolist() == sorted(o for o in committed if o >= position)
+    assert found.next_offset == max(at, position)
 
 
 def test_a_compacted_batch_moves_the_position_past_its_last_offset() -> None:
