@@ -92,7 +92,7 @@ format: $(DEV) ## let ruff format and fix
 
 lock: $(DEV) ## pin the newest versions that pyproject.toml allows
 	$(BIN)/python $(PIP_INSTALL) --upgrade uv
-	$(UV_COMPILE) --upgrade pyproject.toml -o requirements.lock
+	$(UV_COMPILE) --upgrade --generate-hashes pyproject.toml -o requirements.lock
 	$(UV_COMPILE) --upgrade --all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(UV_COMPILE) --upgrade bench/quix.in -o bench/quix.lock
 
