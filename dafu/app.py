@@ -29,7 +29,7 @@ from dafu.agents.watchdog import (
     stop_within,
 )
 from dafu.errors import DafuError
-from dafu.loading import load_stages
+from dafu.loading import load_stages, source_mapping
 from dafu.logs import logging_config
 from dafu.memory import keep_freed_memory
 from dafu.settings import Settings, load_settings
@@ -139,8 +139,8 @@ class App(faust.App):  # type: ignore[misc]
         sender: BatchSender = self.producer.batches
         return sender
 
-    def bytes_topic(self, name: str) -> Any:
-        """A topic of raw records that this app creates if it is missing."""
+    def bytes_topic(self, name: str, *, own: bool = True) -> Any:
+        """A topic of raw records that this app, if it is its own, creates if it is missing."""
         topics = self.settings.topics
         return self.topic(
             name,
@@ -148,7 +148,7 @@ class App(faust.App):  # type: ignore[misc]
             value_serializer="raw",
             partitions=topics.partitions_of(name),
             replicas=topics.replication_factor,
-            internal=True,
+            internal=own,
             config=stream_config(topics, name),
         )
 
@@ -172,6 +172,9 @@ class App(faust.App):  # type: ignore[misc]
 def _credentials(settings: Settings) -> CredentialsT | None:
     options = settings.security.client_options()
     context = options.get("ssl_context")
+    if settings.security.uses_oauth:
+        provider = options["sasl_oauth_token_provider"]
+        return faust.auth.OAuthCredentials(oauth_cb=provider, ssl_context=context)
     if settings.security.uses_sasl:
         return faust.auth.SASLCredentials(
             username=options["sasl_plain_username"],
@@ -187,12 +190,13 @@ mode.loop.use("uvloop")
 try:
     settings = load_settings()
     user_stage, merchant_stage = load_stages(settings)
+    mapping = source_mapping(settings.source)
     app = App(settings)
 except DafuError as exc:
     # Faust imports this module before it can report anything itself: no traceback, exit status 1.
     raise SystemExit(f"dafu can not start: {exc}") from exc
 
-agents = add_agents(app, user_stage, merchant_stage)
+agents = add_agents(app, user_stage, merchant_stage, mapping)
 reporter = register_web(app, agents, settings)
 app.watch(reporter.situation)
 

@@ -5,15 +5,21 @@ Worker, file scoring and tools build their stages here, so that all of them deci
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH
 from dafu.models.errors import ModelPackageError
 from dafu.models.package import load_model, load_package
 from dafu.models.recurrent import RecurrentModel
 from dafu.rules import load_rules
 from dafu.settings import Settings
+from dafu.settings.model import Source
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
 from dafu.stages.users import UserStage
+
+if TYPE_CHECKING:
+    from dafu.ingest import Mapping
 
 
 def load_stages(
@@ -50,3 +56,18 @@ def load_stages(
         UserStage(int(settings.limits.max_future_skew_s * 1000), sequence, rings=rings),
         MerchantStage(rules, model, settings.thresholds, rings=rings),
     )
+
+
+def source_mapping(source: Source) -> Mapping | None:
+    """The mapping of the payments on the source topic; None if there is no such topic.
+
+    Raises
+    ------
+    MappingError
+        If there is no such mapping, or it is wrong.
+    """
+    if source.topic is None:
+        return None
+    from dafu.ingest import load_mapping
+
+    return load_mapping(source.mapping)

@@ -266,6 +266,25 @@ def test_file_that_is_missing(tmp_path: Path) -> None:
     assert "there is no file" in problems({"DAFU_CONF": str(tmp_path)})["DAFU_CONF"]
 
 
+def test_topics_may_have_names_of_their_own(tmp_path: Path) -> None:
+    names = "transactions=core.payments.v1, dead-letters=core.dlq"
+    topics = load_settings({"DAFU_TOPIC_PREFIX": "eu.", "DAFU_TOPIC_NAMES": names}).topics
+    assert (topics.transactions, topics.dead_letters) == ("core.payments.v1", "core.dlq")
+    assert (topics.decisions, topics.transactions_by_merchant) == (
+        "eu.decisions",
+        "eu.transactions-by-merchant",
+    )
+    assert load_settings(conf(tmp_path, "topics: {names: [links=l]}\n")).topics.links == "l"
+    for wrong in ("payments=x", "links", "links=", "links=a b", "dead_letters=x"):
+        found = problems({"DAFU_TOPIC_NAMES": wrong})
+        assert "topic=name" in found["topics.names"], wrong
+    twice = problems({"DAFU_TOPIC_PREFIX": "eu.", "DAFU_TOPIC_NAMES": "links=eu.decisions"})
+    assert "eu.decisions would be two topics" in twice["topics.names"]
+    assert "two topics" in problems({"DAFU_TOPIC_NAMES": "links=a,audit=a"})["topics.names"]
+    # The first would count without a word.
+    assert "two names" in problems({"DAFU_TOPIC_NAMES": "links=a,links=b"})["topics.names"]
+
+
 SASL = {"DAFU_SECURITY_PROTOCOL": "sasl_plaintext", "DAFU_SASL_USER": "u"}
 
 
@@ -278,6 +297,33 @@ def test_sasl_needs_a_password() -> None:
         "sasl_plain_username": "u",
         "sasl_plain_password": " s3 ",
     }
+
+
+OAUTH = {"DAFU_SECURITY_PROTOCOL": "sasl_plaintext", "DAFU_SASL_MECHANISM": "oauthbearer"}
+
+
+def test_tokens_come_from_an_endpoint_or_a_file() -> None:
+    missing = problems(OAUTH)
+    assert sorted(missing) == [
+        "security.oauth_token_url",
+        "security.sasl_password",
+        "security.sasl_user",
+    ]
+    assert "OAUTHBEARER needs it" in missing["security.oauth_token_url"]
+    for wrong in ("http://login.example.com/token", "file://token", "token", "https://"):
+        found = problems(OAUTH | {"DAFU_OAUTH_TOKEN_URL": wrong})
+        assert "https URL" in found["security.oauth_token_url"], wrong
+    environ = OAUTH | {"DAFU_OAUTH_TOKEN_URL": "file:///run/token"}
+    options = load_settings(environ).security.client_options()
+    provider = options.pop("sasl_oauth_token_provider")
+    assert options == {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "OAUTHBEARER"}
+    assert provider.extensions() == {}
+    environ |= {"DAFU_OAUTH_EXTENSIONS": "logicalCluster=lkc-1, identityPoolId=p"}
+    security = load_settings(environ).security
+    provider = security.client_options()["sasl_oauth_token_provider"]
+    assert provider.extensions() == {"logicalCluster": "lkc-1", "identityPoolId": "p"}
+    found = problems(environ | {"DAFU_OAUTH_EXTENSIONS": "auth"})
+    assert "name=value" in found["security.oauth_extensions"]
 
 
 def test_ssl_builds_a_context(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 ====================  ============================  ==========================================
 agent                 reads                         writes
 ====================  ============================  ==========================================
+``source``            somebody else's topic         ``transactions``
 ``labels``            ``labels``                    ``transactions``
 ``memberships``       ``ring-membership``           ``transactions``
 ``control``           ``control``                   ``transactions``, ``...-by-merchant``
@@ -13,13 +14,14 @@ agent                 reads                         writes
 ``rings``             ``links``                     ``fraud-rings``, ``ring-membership``
 ====================  ============================  ==========================================
 
-All of them write what they can not use to ``dead-letters``. Without a search for rings there are
+All of them write what they can not use to ``dead-letters``. There is a source only where payments
+come in other words than dafu's. Without a search for rings there are
 neither the last two agents nor the one for memberships, and nobody writes to their topics.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dafu.agents.control import ControlAgent
 from dafu.agents.identifiers import IdentifiersAgent
@@ -37,11 +39,15 @@ from dafu.stages.users import UserStage
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
 
+if TYPE_CHECKING:
+    from dafu.agents.source import SourceAgent
+    from dafu.ingest import Mapping
+
 __all__ = ["Agents", "add_agents"]
 
 
 class Agents(NamedTuple):
-    """All agents of a worker; the last three are None where nobody looks for rings."""
+    """All agents of a worker; some are None where there is nothing for them to do."""
 
     labels: RecorderAgent
     control: ControlAgent
@@ -50,6 +56,7 @@ class Agents(NamedTuple):
     memberships: RecorderAgent | None
     identifiers: IdentifiersAgent | None
     rings: RingsAgent | None
+    source: SourceAgent | None
 
     @property
     def keepers(self) -> list[StageAgent[Any]]:
@@ -68,8 +75,8 @@ class Host(Protocol):
 
     settings: Settings
 
-    def bytes_topic(self, name: str) -> Any:
-        """A topic of raw records."""
+    def bytes_topic(self, name: str, *, own: bool = True) -> Any:
+        """A topic of raw records; one that is not dafu's own is never created."""
         ...
 
     def packed_table(self, name: str, partitions: int | None = None) -> PackedTable:
@@ -85,8 +92,13 @@ class Host(Protocol):
         ...
 
 
-def add_agents(app: Host, users: UserStage, merchants: MerchantStage) -> Agents:
-    """Give the app its agents; these stages have the models that the worker is configured with."""
+def add_agents(
+    app: Host, users: UserStage, merchants: MerchantStage, mapping: Mapping | None = None
+) -> Agents:
+    """Give the app its agents; these stages have the models that the worker is configured with.
+
+    `mapping` is that of the payments on the source topic, None if there is none.
+    """
     topics, sender = app.settings.topics, app.batch_sender
     transactions = app.bytes_topic(topics.transactions)
     by_merchant = app.bytes_topic(topics.transactions_by_merchant)
@@ -101,6 +113,14 @@ def add_agents(app: Host, users: UserStage, merchants: MerchantStage) -> Agents:
 
     def recorder(admit: Admit) -> RecorderAgent:
         return RecorderAgent(sender, admit, topic=transactions, dead_letters=dead_letters)
+
+    source: SourceAgent | None = None
+    if mapping is not None:
+        # Mappings come with what reads files, which no other worker has to load.
+        from dafu.agents.source import SourceAgent, admit_payment
+
+        admit = admit_payment(mapping)
+        source = SourceAgent(sender, admit, topic=transactions, dead_letters=dead_letters)
 
     agents = Agents(
         labels=recorder(admit_label),
@@ -150,6 +170,7 @@ def add_agents(app: Host, users: UserStage, merchants: MerchantStage) -> Agents:
         )
         if looking
         else None,
+        source=source,
     )
     sources = {
         "labels": app.bytes_topic(topics.labels),
@@ -160,6 +181,8 @@ def add_agents(app: Host, users: UserStage, merchants: MerchantStage) -> Agents:
         "identifiers": identifiers,
         "rings": links,
     }
+    if source is not None:
+        sources["source"] = app.bytes_topic(app.settings.source.topic or "", own=False)
     for name, agent in agents.by_name().items():
         app.agent(sources[name], name=name)(agent.run)
     return agents

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dafu.agents.histogram import Histogram
 from dafu.agents.shell import (
@@ -27,7 +30,7 @@ from dafu.agents.shell import (
 from dafu.columns import ByteColumn
 from dafu.rings.membership import encode_membership, parse_membership
 from dafu.schema import InvalidRecordError, encode_label, parse_label
-from dafu.stages.batch import Rejected
+from dafu.stages.batch import InputBatch, Rejected
 from dafu.streaming.records import RecordBatch
 
 
@@ -67,6 +70,9 @@ class RecorderAgent:
         The transactions, and where records go that can not be read.
     """
 
+    apart: ClassVar[float] = UNHURRIED
+    """Seconds between the starts of batches, see `consume`."""
+
     def __init__(
         self, sender: SenderSource, admit: Admit, *, topic: Any, dead_letters: Any
     ) -> None:
@@ -80,16 +86,26 @@ class RecorderAgent:
 
     async def run(self, stream: Any) -> None:
         """The agent's body."""
-        for topic in (stream.channel, *self._outputs):
+        await self.prepare(stream.channel)
+        for topic in self._outputs:
             await topic.maybe_declare()
         most = stream.app.settings.batch_records
-        await consume(stream, self.process, most, self.batch_seconds, UNHURRIED)
+        await consume(stream, self.process, most, self.batch_seconds, self.apart)
+
+    async def prepare(self, source: Any) -> None:
+        """See that the topic is there which the records come from."""
+        await source.maybe_declare()
+
+    def times(self, batch: InputBatch, rows: Sequence[int]) -> NDArray[np.int64] | None:  # noqa: ARG002
+        """Timestamps for what these records of a batch became; None for the time of writing."""
+        return None
 
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Check chunks of the topic and send on what is good."""
         batch = input_batch(chunks)
         keys: list[bytes] = []
         values: list[bytes] = []
+        rows: list[int] = []
         rejected: list[Rejected] = []
         for i in range(len(batch)):
             try:
@@ -99,9 +115,15 @@ class RecorderAgent:
                 continue
             keys.append(key)
             values.append(value)
+            rows.append(i)
         sender = self.sender()
         if values:
-            await sender.send(self.topic, ByteColumn.of(keys), ByteColumn.of(values))
+            await sender.send(
+                self.topic,
+                ByteColumn.of(keys),
+                ByteColumn.of(values),
+                timestamps=self.times(batch, rows),
+            )
         if rejected:
             await send_dead_letters(
                 sender, self.dead_letter_topic, chunks[0].topic, batch, rejected

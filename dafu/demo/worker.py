@@ -44,6 +44,7 @@ def worker_environment(
         "DAFU_BROKER": bootstrap,
         "DAFU_SECURITY_PROTOCOL": "PLAINTEXT",
         "DAFU_TOPIC_PREFIX": "demo-",
+        "DAFU_TOPIC_NAMES": "",
         "DAFU_PARTITIONS": environ.get("DAFU_PARTITIONS") or str(PARTITIONS),
         "DAFU_REPLICATION_FACTOR": "1",
         "DAFU_DATA_DIR": str(directory / "data"),

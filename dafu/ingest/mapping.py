@@ -7,7 +7,7 @@ A mapping is a YAML file; `conf/mappings` has some. Its keys:
     `column` (a name, or several of which the first that the file has is taken) or `constant`,
     `prefix` (put before the text, to tell ids of different sources apart), `optional` (the file
     may lack the column), `format` (of `timestamp`: `iso` by default, which takes a time without
-    an offset as UTC, or `epoch_s`, `epoch_ms`).
+    an offset as UTC, or `epoch_s`, `epoch_ms`), `divide` (of `amount`: 100 where a file has cents).
 `attributes`
     Names of further columns that travel along, as a list, or as a mapping from the attribute's
     name to a column or to the keys above and `cast` (`text`, `float`, `int`, `bool`). All are
@@ -31,11 +31,11 @@ import typing
 from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import yaml
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from dafu.errors import DafuError
 from dafu.schema import TRANSACTION_FIELDS, Transaction
@@ -79,6 +79,7 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
     optional: bool = False
     format: TimeFormat | None = None
     cast: Literal["text", "float", "int", "bool"] | None = None
+    divide: Annotated[float, Meta(gt=0.0, le=1e12)] = 1.0
 
     @property
     def columns(self) -> list[str]:
@@ -190,6 +191,8 @@ class Mapping:
                 problems.append(f"`{name}` needs either a column or a constant")
             if source.format is not None and name != "timestamp":
                 problems.append(f"`{name}` has a format, which only `timestamp` can have")
+            if source.divide != 1.0 and name != "amount":
+                problems.append(f"`{name}` has a divisor, which only `amount` can have")
             if source.cast is not None and name not in self.attributes:
                 problems.append(f"`{name}` has a cast, but its type is fixed: only attributes do")
             text = _FIELD_CASTS.get(name, source.cast) == "text"

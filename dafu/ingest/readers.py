@@ -286,7 +286,7 @@ class TransactionReader:
         spec = column.spec
         if column.source is None:
             value, _ = convert(pa.array([spec.constant]), column.cast)
-            return pa.repeat(value[0], batch.num_rows)
+            return _divided(pa.repeat(value[0], batch.num_rows), spec.divide)
         given = batch.column(column.source)
         values, wrong = convert(given, column.cast, spec.format or "iso")
         for position in wrong:
@@ -299,7 +299,7 @@ class TransactionReader:
                 bad.setdefault(position, what)
         if spec.prefix:
             values = pc.binary_join_element_wise(spec.prefix, values, "")
-        return values
+        return _divided(values, spec.divide)
 
     def _row_number(self, index: int) -> int:
         """Number of the row that the CSV parser counts as `index`: it leaves malformed rows out."""
@@ -319,3 +319,7 @@ class TransactionReader:
         self.skipped += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(f"row {row}: {what}")
+
+
+def _divided(values: Any, divisor: float) -> Any:
+    return values if divisor == 1.0 else pc.divide(values, divisor)

@@ -5,6 +5,7 @@ Pure: settings in, problems out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -37,6 +38,22 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
                 "thresholds in order: fraud <= block and medium < high < critical",
             )
     topics = settings.topics
+    if "topics.names" not in bad:
+        renamed = Counter(each.partition("=")[0] for each in topics.names)
+        used = Counter(topics.all)
+        for what in (
+            *(f"{name} has two names" for name, count in renamed.items() if count > 1),
+            *(f"{name} would be two topics" for name, count in used.items() if count > 1),
+        ):
+            where = origin("topics.names", "topics.prefix")
+            yield Problem("topics.names", where, what, "one name for each topic")
+    if settings.source.topic in topics.all and "source.topic" not in bad:
+        yield Problem(
+            "source.topic",
+            origin("source.topic", "topics.names", "topics.prefix"),
+            f"{settings.source.topic} is one of dafu's own topics",
+            "a topic that others write to",
+        )
     replication = {"topics.min_insync_replicas", "topics.replication_factor"}
     if not bad & replication and topics.min_insync_replicas > topics.replication_factor:
         yield Problem(
@@ -70,15 +87,18 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
         )
     security = settings.security
     if security.uses_sasl:
-        for name, variable in (
-            ("sasl_user", "DAFU_SASL_USER"),
-            ("sasl_password", "DAFU_SASL_PASSWORD"),
-        ):
+        needed = [("sasl_user", "DAFU_SASL_USER"), ("sasl_password", "DAFU_SASL_PASSWORD")]
+        if security.uses_oauth:
+            # A token from a file needs nobody to ask for it.
+            needed = [] if (security.oauth_token_url or "").startswith("file:") else needed
+            needed = [*needed, ("oauth_token_url", "DAFU_OAUTH_TOKEN_URL")]
+        for name, variable in needed:
             if not getattr(security, name) and f"security.{name}" not in bad:
+                what = security.sasl_mechanism if security.uses_oauth else security.protocol
                 yield Problem(
                     f"security.{name}",
                     origin("security.protocol"),
-                    f"is missing, and {security.protocol} needs it",
+                    f"is missing, and {what} needs it",
                     f"set {variable}",
                 )
     for setting, key, certificate in (
@@ -95,13 +115,13 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
             f"is of no use with {security.protocol}",
             "with SSL or SASL_SSL",
         )
-    needed = ("auth.idp_issuer", "auth.idp_audience", "auth.idp_jwks_url")
-    given = [getattr(settings.auth, name.partition(".")[2]) is not None for name in needed]
-    if any(given) and not all(given) and not bad & set(needed):
-        missing = ", ".join(name for name, there in zip(needed, given, strict=True) if not there)
+    together = ("auth.idp_issuer", "auth.idp_audience", "auth.idp_jwks_url")
+    given = [getattr(settings.auth, name.partition(".")[2]) is not None for name in together]
+    if any(given) and not all(given) and not bad & set(together):
+        missing = ", ".join(name for name, there in zip(together, given, strict=True) if not there)
         yield Problem(
             "auth.idp_issuer",
-            origin(*needed),
+            origin(*together),
             f"an identity provider needs {missing} as well",
             "issuer, audience and JWKS URL together",
         )

@@ -24,7 +24,33 @@ _Name = Annotated[
 _Prefix = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9._-]{0,200}\Z", description=f"at most 200 {_NAME_RULE}")
 ]
+TOPICS: Final = (
+    "transactions",
+    "labels",
+    "control",
+    "transactions-by-merchant",
+    "decisions",
+    "dead-letters",
+    "identifiers",
+    "links",
+    "fraud-rings",
+    "ring-membership",
+    "audit",
+)
+"""What dafu calls its topics."""
+
+_Renamed = Annotated[str, Meta(pattern=rf"\A({'|'.join(TOPICS)})=[A-Za-z0-9._-]{{1,249}}\Z")]
 _Brokers = Annotated[str, Meta(description="host:port[,host:port...], with or without kafka://")]
+
+
+_TokenUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(https://|http://(127\.0\.0\.1|\[::1\]|localhost)[:/]|file:///)\S+\Z",
+        description="an https URL (http on loopback only), or file:///path",
+    ),
+]
+_Extension = Annotated[str, Meta(pattern=r"\A[A-Za-z]+=[ -~]+\Z")]
 
 
 _Days = Annotated[float, Meta(ge=0.0, le=36_500.0, description="a number of days; 0: for ever")]
@@ -35,6 +61,8 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the Kafka topics and how missing ones are created."""
 
     prefix: _Prefix = ""
+    names: Annotated[tuple[_Renamed, ...], Meta(description="topic=name,... by dafu's names")] = ()
+    """Topics that are called otherwise, as they are called; the prefix is for the others."""
     partitions: Annotated[int, Meta(ge=1, le=4096, description="an integer from 1 to 4096")] = 1
     replication_factor: Annotated[int, Meta(ge=1, le=32, description="an integer from 1 to 32")] = 1
     min_insync_replicas: Annotated[
@@ -52,6 +80,18 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 3600.0
     """How long a changelog keeps every record before compaction may take it."""
 
+    def _named(self, own: str) -> str:
+        for renamed in self.names:
+            name, _, given = renamed.partition("=")
+            if name == own:
+                return given
+        return f"{self.prefix}{own}"
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The names of all topics."""
+        return tuple(map(self._named, TOPICS))
+
     def partitions_of(self, name: str) -> int:
         """How many partitions dafu gives a topic: `links` and `audit` have one order, so one."""
         return 1 if name in (self.links, self.audit) else self.partitions
@@ -67,57 +107,66 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def transactions(self) -> str:
         """Transactions as producers publish them, keyed by user."""
-        return f"{self.prefix}transactions"
+        return self._named("transactions")
 
     @property
     def labels(self) -> str:
         """What became known of transactions, keyed by user."""
-        return f"{self.prefix}labels"
+        return self._named("labels")
 
     @property
     def control(self) -> str:
         """Requests about models."""
-        return f"{self.prefix}control"
+        return self._named("control")
 
     @property
     def transactions_by_merchant(self) -> str:
         """What stage one hands to stage two, keyed by merchant."""
-        return f"{self.prefix}transactions-by-merchant"
+        return self._named("transactions-by-merchant")
 
     @property
     def decisions(self) -> str:
         """One decision for every transaction, keyed by user."""
-        return f"{self.prefix}decisions"
+        return self._named("decisions")
 
     @property
     def dead_letters(self) -> str:
         """Records that could not be read, as they came, with the reason in headers."""
-        return f"{self.prefix}dead-letters"
+        return self._named("dead-letters")
 
     @property
     def identifiers(self) -> str:
         """Which user was seen with which device, address, card or email, keyed by that."""
-        return f"{self.prefix}identifiers"
+        return self._named("identifiers")
 
     @property
     def links(self) -> str:
         """Users and the identifiers that others use as well, and news of members of rings."""
-        return f"{self.prefix}links"
+        return self._named("links")
 
     @property
     def fraud_rings(self) -> str:
         """Alerts of fraud rings, keyed by ring."""
-        return f"{self.prefix}fraud-rings"
+        return self._named("fraud-rings")
 
     @property
     def ring_membership(self) -> str:
         """Users' places in fraud rings, keyed by user."""
-        return f"{self.prefix}ring-membership"
+        return self._named("ring-membership")
 
     @property
     def audit(self) -> str:
         """Who changed what over HTTP, who signed in, and whom it was refused to."""
-        return f"{self.prefix}audit"
+        return self._named("audit")
+
+
+class Source(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where payments come from that are said in other words than dafu's."""
+
+    topic: _Name | None = None
+    """None: nowhere; producers write transactions as dafu has them."""
+    mapping: str = "dafu"
+    """Name or path of the mapping that says what is what."""
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,12 +206,16 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Security(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to talk to brokers that ask who is there. The password comes from the environment."""
+    """How to talk to brokers that ask who is there. Secrets come from the environment."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "PLAIN"
     sasl_user: str | None = None
+    """With OAUTHBEARER the client's id, and the password is its secret."""
     sasl_password: str | None = None
+    oauth_token_url: _TokenUrl | None = None
+    oauth_scope: str | None = None
+    oauth_extensions: Annotated[tuple[_Extension, ...], Meta(description="name=value,...")] = ()
     ssl_cafile: Path | None = None
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
@@ -177,8 +230,13 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def uses_sasl(self) -> bool:
-        """Whether clients log in with a user and a password."""
+        """Whether clients log in."""
         return self.protocol.startswith("SASL_")
+
+    @property
+    def uses_oauth(self) -> bool:
+        """Whether they do so with tokens."""
+        return self.uses_sasl and self.sasl_mechanism == "OAUTHBEARER"
 
     @property
     def uses_ssl(self) -> bool:
@@ -199,6 +257,18 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
             options["ssl_context"] = self._ssl_context()
         if self.uses_sasl:
             options["sasl_mechanism"] = self.sasl_mechanism
+        if self.uses_oauth:
+            from dafu.streaming.oauth import TokenSource, provider_of
+
+            source = TokenSource(
+                self.oauth_token_url or "",
+                self.sasl_user,
+                self.sasl_password,
+                self.oauth_scope,
+                tuple(self.oauth_extensions),
+            )
+            options["sasl_oauth_token_provider"] = provider_of(source)
+        elif self.uses_sasl:
             options["sasl_plain_username"] = self.sasl_user
             options["sasl_plain_password"] = self.sasl_password
         return options
@@ -242,6 +312,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Package of the recurrent model that steps through each user's transactions, if any."""
     model_path: Path | str | None = PACKAGE / "models" / "default"
     topics: Topics = Topics()
+    source: Source = Source()
     thresholds: Thresholds = Thresholds()
     limits: Limits = Limits()
     rings: Rings = Rings()
@@ -289,6 +360,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
 GROUPS: Final[dict[str, type[Struct]]] = {
     "topics": Topics,
+    "source": Source,
     "thresholds": Thresholds,
     "limits": Limits,
     "rings": Rings,

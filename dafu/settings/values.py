@@ -38,6 +38,8 @@ MODELS: Final = ("model_path", "sequence_model")
 """Settings that name a package, by path or URL, or none."""
 
 LISTS: Final = (
+    "topics.names",
+    "security.oauth_extensions",
     "web.allowed_hosts",
     "web.cors_origins",
     "web.analyze_dirs",

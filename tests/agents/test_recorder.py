@@ -34,8 +34,14 @@ class Sender:
         self.sent: dict[str, list[tuple[bytes | None, bytes | None, bytes | None]]] = {}
 
     async def send(
-        self, topic: str, keys: ByteColumn, values: ByteColumn, headers: ByteColumn | None = None
+        self,
+        topic: str,
+        keys: ByteColumn,
+        values: ByteColumn,
+        headers: ByteColumn | None = None,
+        timestamps: None = None,
     ) -> None:
+        assert timestamps is None, "they are of the time of writing"
         own = [None] * len(keys) if headers is None else headers.tolist()
         rows = zip(keys.tolist(), values.tolist(), own, strict=True)
         self.sent.setdefault(topic, []).extend(rows)

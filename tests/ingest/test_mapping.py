@@ -130,6 +130,8 @@ def test_attributes_are_optional() -> None:
         ({"fields": REQUIRED | {"lat": {"column": "x", "prefix": "p"}}}, "is no text"),
         ({"fields": REQUIRED | {"timestamp": {"constant": 1}}}, "can not be a constant"),
         ({"fields": REQUIRED | {"timestamp": {"column": "t", "format": "epoch"}}}, "epoch"),
+        ({"fields": REQUIRED | {"lat": {"column": "x", "divide": 100}}}, "only `amount` can have"),
+        ({"fields": REQUIRED | {"amount": {"column": "x", "divide": 0}}}, "divide"),
         ({"fields": REQUIRED, "labels": {"fraud": "x"}}, "no label `fraud`"),
         ({"fields": REQUIRED, "attributes": ["is_fraud"]}, "name of a field or label"),
         ({"fields": REQUIRED, "other_columns": "drop"}, "drop"),

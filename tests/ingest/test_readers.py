@@ -253,7 +253,27 @@ def test_labels_are_not_published_even_on_lines_that_are_wrong(tmp_path: Path) -
     assert json.loads(value) == base(amount="x")
 
 
-def test_prefix_constant_and_epoch(tmp_path: Path) -> None:
+def test_members_of_objects(tmp_path: Path) -> None:
+    fields = {name: name for name in ("transaction_id", "merchant_id", "amount", "timestamp")}
+    mapping = Mapping(
+        {
+            "fields": {**fields, "user_id": "holder.id"},
+            "labels": {"is_fraud": "outcome.fraud"},
+            "other_columns": "attributes",
+        },
+        "m.yaml",
+    )
+    row = base(holder={"id": 7, "name": "A."}, outcome={"fraud": True}, color="red")
+    del row["user_id"]
+    lines = [json.dumps(row), json.dumps({**row, "amount": "x"})]
+    good, wrong = read(write(tmp_path / "a.jsonl", "\n".join(lines)), mapping)
+    expected = base(user_id="7", timestamp="2020-01-01T00:00:00.000Z", color="red")
+    assert (good[0], json.loads(good[1])) == (b"7", expected)
+    assert wrong[0] == b"7"
+    assert "outcome" not in json.loads(wrong[1])
+
+
+def test_prefix_constant_divisor_and_epoch(tmp_path: Path) -> None:
     mapping = Mapping(
         {
             "fields": {
@@ -261,7 +281,7 @@ def test_prefix_constant_and_epoch(tmp_path: Path) -> None:
                 "user_id": "id",
                 "merchant_id": {"constant": "me"},
                 "currency": {"constant": "EUR"},
-                "amount": "sum",
+                "amount": {"column": "sum", "divide": 100},
                 "timestamp": {"column": "at", "format": "epoch_s"},
             },
             "attributes": {"big": {"column": "big", "cast": "bool"}},
@@ -272,13 +292,13 @@ def test_prefix_constant_and_epoch(tmp_path: Path) -> None:
         "transaction_id": "shop-1",
         "user_id": "1",
         "merchant_id": "me",
-        "amount": 2,
+        "amount": 12.35,
         "timestamp": "2020-01-01T00:00:00.500Z",
         "currency": "EUR",
         "big": True,
     }
-    csv = write(tmp_path / "a.csv", "id,sum,at,big\n1, 2 ,1577836800.5,1\n")
-    lines = write(tmp_path / "a.jsonl", '{"id":1,"sum":2,"at":1577836800.5,"big":1}')
+    csv = write(tmp_path / "a.csv", "id,sum,at,big\n1, 1235 ,1577836800.5,1\n")
+    lines = write(tmp_path / "a.jsonl", '{"id":1,"sum":1235,"at":1577836800.5,"big":1}')
     for path in (csv, lines):
         ((_, value),) = read(path, mapping)
         assert json.loads(value) == expected
