@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from dafu.ingest.mapping import LABELS, REQUIRED, Cast, Source, field_cast
 from dafu.ingest.mapping import Mapping as Named
 
-__all__ = ["MISSING", "MissingValueError", "Wanted", "found_at", "value_of"]
+__all__ = ["Document", "Field", "MissingValueError", "Wanted"]
 
-MISSING: Final[Any] = object()
+_MISSING: Final[Any] = object()
 _LARGEST_MS: Final = 9.2e18
 
 Document = Mapping[str, Any]
+Read = Callable[[Document], Any]
+
+
+class Field(NamedTuple):
+    """A field of a transaction, a label or an attribute, and what finds it in a document."""
+
+    name: str
+    cast: Cast | None
+    columns: list[str]
+    read: Read
 
 
 class MissingValueError(ValueError):
@@ -24,16 +35,16 @@ class MissingValueError(ValueError):
 
 
 class Wanted:
-    """What a mapping wants of each document: (name, type, source) of its fields and labels.
+    """What a mapping wants of each document: its fields, labels and attributes.
 
     `label_columns` are members that must not be published. What a mapping mentions, or something
     inside of, is no attribute by itself, whatever it says of other columns.
     """
 
     def __init__(self, mapping: Named) -> None:
-        self.fields = [(n, field_cast(n), source) for n, source in mapping.fields.items()]
-        self.labels = [(n, LABELS[n], source) for n, source in mapping.labels.items()]
-        self.attributes = mapping.attributes
+        self.fields = [_field(n, field_cast(n), s) for n, s in mapping.fields.items()]
+        self.labels = [_field(n, LABELS[n], s) for n, s in mapping.labels.items()]
+        self.attributes = [_field(n, s.cast, s) for n, s in mapping.attributes.items()]
         self.others = mapping.other_columns
         self.label_columns = _columns(mapping.labels.values())
         self._mentioned = (
@@ -47,16 +58,9 @@ class Wanted:
         """Members that the mapping says nothing of."""
         return {k: v for k, v in document.items() if k not in self._mentioned and v is not None}
 
-    def attributes_of(self, document: Document) -> dict[str, Any]:
-        """The attributes that are mapped, as far as there are any.
 
-        Raises
-        ------
-        ValueError
-            If one can not be converted as the mapping wants it.
-        """
-        values = ((n, value_of(document, n, s.cast, s)) for n, s in self.attributes.items())
-        return {name: value for name, value in values if value is not None}
+def _field(name: str, cast: Cast | None, source: Source) -> Field:
+    return Field(name, cast, source.columns, _reader(name, cast, source))
 
 
 def _columns(sources: Collection[Source]) -> set[str]:
@@ -64,45 +68,63 @@ def _columns(sources: Collection[Source]) -> set[str]:
     return names | {name.partition(".")[0] for name in names}
 
 
-def found_at(document: Document, column: str) -> Any:
-    """What a document holds under a name, or else under a path with dots; `MISSING` if nothing."""
+def _reader(name: str, cast: Cast | None, source: Source) -> Read:
+    """What finds the value of one field in documents, None where an optional one is missing.
+
+    It raises `MissingValueError` or `ValueError` if a required one is missing, or it is not what
+    it has to be.
+    """
+    convert = _conversion(cast, source)
+    columns, constant, required = source.columns, source.constant, name in REQUIRED
+    plain = columns[0] if len(columns) == 1 and "." not in columns[0] else None
+
+    def read(document: Document) -> Any:
+        if plain is not None:
+            given = document.get(plain)
+        elif constant is not None:
+            given = constant
+        else:
+            values = (_found_at(document, column) for column in columns)
+            given = next((value for value in values if value is not _MISSING), None)
+        if given is not None:
+            return convert(given)
+        if required:
+            raise MissingValueError(name)
+        return None
+
+    return read
+
+
+def _conversion(cast: Cast | None, source: Source) -> Callable[[Any], Any]:
+    prefix, divide = source.prefix, source.divide
+    if cast is None:
+        return lambda given: given
+    if cast == "text" and prefix:
+        return lambda given: prefix + _text(given)
+    if cast == "float" and divide != 1.0:
+        return lambda given: _number(given) / divide
+    if cast == "timestamp":
+        return partial(_timestamp, unit=1000 if source.format == "epoch_s" else 1)
+    return _CASTS[cast]
+
+
+def _found_at(document: Document, column: str) -> Any:
+    """What a document holds under a name, or else under a path with dots; `_MISSING` if nothing."""
     if column in document or "." not in column:
-        return document.get(column, MISSING)
+        return document.get(column, _MISSING)
     found: Any = document
     for part in column.split("."):
         if not isinstance(found, dict) or part not in found:
-            return MISSING
+            return _MISSING
         found = found[part]
     return found
 
 
-def value_of(document: Document, name: str, cast: Cast | None, source: Source) -> Any:
-    """The value of one field, None where an optional one is missing.
-
-    Raises
-    ------
-    MissingValueError, ValueError
-        If a required one is missing, or it is not what it has to be.
-    """
-    given: Any = source.constant
-    if given is None:
-        values = (found_at(document, column) for column in source.columns)
-        given = next((value for value in values if value is not MISSING), None)
-    if given is None:
-        if name in REQUIRED:
-            raise MissingValueError(name)
-        return None
-    if cast is None:
-        return given
-    value = _CASTS[cast](given, source)
-    if source.divide != 1.0:
-        value /= source.divide
-    return source.prefix + value if source.prefix and cast == "text" else value
-
-
 def _number(given: Any) -> float:
     value = math.nan
-    if isinstance(given, int | float) and not isinstance(given, bool):
+    if type(given) is float:
+        value = given
+    elif isinstance(given, int | float) and not isinstance(given, bool):
         with contextlib.suppress(OverflowError):  # an integer of hundreds of digits
             value = float(given)
     if not math.isfinite(value):
@@ -110,47 +132,44 @@ def _number(given: Any) -> float:
     return value
 
 
-def _text(given: Any, _source: Source) -> str:
+def _text(given: Any) -> str:
+    if type(given) is str and given:
+        return given
     if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
         raise ValueError(given)
     return str(given)
 
 
-def _float(given: Any, _source: Source) -> float:
-    return _number(given)
-
-
-def _int(given: Any, _source: Source) -> int:
+def _int(given: Any) -> int:
     value = _number(given)
     if not value.is_integer() or abs(value) >= 2**63:
         raise ValueError(given)
     return int(given)
 
 
-def _bool(given: Any, _source: Source) -> bool:
+def _bool(given: Any) -> bool:
     if given in (0, 1, True, False):
         return bool(given)
     raise ValueError(given)
 
 
-def _timestamp(given: Any, source: Source) -> int:
-    """Epoch milliseconds of a time as text, or as a number (milliseconds unless said otherwise)."""
+def _timestamp(given: Any, unit: int) -> int:
+    """Epoch milliseconds of a time as text, or as a number of so many of them."""
     if isinstance(given, str):
         moment = datetime.fromisoformat(given.strip())
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         value = moment.timestamp() * 1000
     else:
-        value = _number(given) * (1000 if source.format == "epoch_s" else 1)
+        value = _number(given) * unit
     if abs(value) >= _LARGEST_MS:
         raise ValueError(given)
     return math.floor(value + 1e-6)
 
 
-_CASTS: Final[dict[str, Any]] = {
+_CASTS: Final[dict[Cast, Callable[[Any], Any]]] = {
     "text": _text,
-    "float": _float,
+    "float": _number,
     "int": _int,
     "bool": _bool,
-    "timestamp": _timestamp,
 }

@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 
 from dafu.ingest.columns import TYPES
-from dafu.ingest.documents import Wanted, value_of
+from dafu.ingest.documents import Wanted
 from dafu.ingest.mapping import Mapping
 
 
@@ -24,9 +24,10 @@ class JsonLines:
 
     def __init__(self, mapping: Mapping) -> None:
         self._wanted = wanted = Wanted(mapping)
-        self._user = mapping.fields["user_id"]
+        self._columns = [*wanted.fields, *wanted.labels]
+        self._user = next(field for field in wanted.fields if field.name == "user_id")
         self._schema = pa.schema(
-            [(name, TYPES[cast]) for name, cast, _ in [*wanted.fields, *wanted.labels]]
+            [(field.name, TYPES[field.cast or "text"]) for field in self._columns]
             + [("attributes", pa.string()), ("raw", pa.binary())]
         )
 
@@ -47,11 +48,9 @@ class JsonLines:
         if not isinstance(document, dict):
             return self._as_it_is(line, {})
         try:
-            values = [
-                value_of(document, name, cast, source)
-                for name, cast, source in [*self._wanted.fields, *self._wanted.labels]
-            ]
-            attributes = self._wanted.attributes_of(document)
+            values = [field.read(document) for field in self._columns]
+            found = ((field.name, field.read(document)) for field in self._wanted.attributes)
+            attributes = {name: value for name, value in found if value is not None}
         except ValueError:
             return self._as_it_is(line, document)
         if self._wanted.others != "ignore":
@@ -66,7 +65,7 @@ class JsonLines:
             line = orjson.dumps(rest)
         row: list[Any] = [None] * (len(self._schema) - 1)
         try:
-            user = value_of(document, "user_id", "text", self._user)
+            user = self._user.read(document)
         except ValueError:
             user = None
         row[self._schema.get_field_index("user_id")] = user

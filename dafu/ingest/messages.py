@@ -6,13 +6,14 @@ reason that the engine would have for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import orjson
 
-from dafu.ingest.documents import MissingValueError, Wanted, value_of
-from dafu.ingest.mapping import Cast, Mapping, Source
+from dafu.ingest.documents import Document, Field, MissingValueError, Wanted
+from dafu.ingest.mapping import Mapping
 from dafu.schema import InvalidRecordError, parse_document, parse_transaction
 
 __all__ = ["Translator"]
@@ -27,7 +28,7 @@ class Translator:
         self._wanted = Wanted(mapping)
 
     def translate(self, raw: bytes | None) -> tuple[str, bytes]:
-        """A transaction's user, and its JSON: fields first, then attributes.
+        """A transaction's user, and its JSON.
 
         Raises
         ------
@@ -36,25 +37,15 @@ class Translator:
         """
         wanted = self._wanted
         document = parse_document(raw, _decode, "a payment")
-        values: dict[str, Any] = {}
-        for name, cast, source in wanted.fields:
-            if (value := _read(document, name, cast, source)) is not None:
-                values[name] = value
-        attributes = {
-            name: _read(document, name, source.cast, source)
-            for name, source in wanted.attributes.items()
-        }
+        values = _read(wanted.fields, document)
+        attributes = _read(wanted.attributes, document)
         if wanted.others != "ignore":
             others = wanted.unmentioned(document)
             if others and wanted.others == "error":
                 names = ", ".join(sorted(others))
                 raise InvalidRecordError("invalid_field", f"the mapping says nothing of: {names}")
             attributes = others | attributes
-        values |= {
-            name: value
-            for name, value in attributes.items()
-            if value is not None and name not in values
-        }
+        values = {**values, **attributes, **values}  # in this order, and a field counts more
         try:
             text = orjson.dumps(values)
         except orjson.JSONEncodeError as exc:
@@ -63,14 +54,23 @@ class Translator:
         return transaction.user_id, text
 
 
-def _read(document: dict[str, Any], name: str, cast: Cast | None, source: Source) -> Any:
-    where = " or ".join(f"`{column}`" for column in source.columns) or "a constant"
-    try:
-        return value_of(document, name, cast, source)
-    except MissingValueError:
-        raise InvalidRecordError(
-            "missing_field", f"`{name}` is missing: there is no {where}"
-        ) from None
-    except ValueError:
-        # Not what it is: that may be somebody's card.
-        raise InvalidRecordError("invalid_field", f"`{name}`, from {where}, is no {cast}") from None
+def _read(fields: Sequence[Field], document: Document) -> dict[str, Any]:
+    """The values of those fields that there are."""
+    values: dict[str, Any] = {}
+    for field in fields:
+        try:
+            value = field.read(document)
+        except MissingValueError:
+            what = f"`{field.name}` is missing: there is no {_said(field.columns)}"
+            raise InvalidRecordError("missing_field", what) from None
+        except ValueError:
+            # Not what it is: that may be somebody's card.
+            what = f"`{field.name}`, from {_said(field.columns)}, is no {field.cast}"
+            raise InvalidRecordError("invalid_field", what) from None
+        if value is not None:
+            values[field.name] = value
+    return values
+
+
+def _said(columns: Sequence[str]) -> str:
+    return " or ".join(f"`{column}`" for column in columns) or "a constant"
