@@ -15,9 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import faust
-import faust.auth
 import mode.loop
-from faust.types.auth import CredentialsT
 
 from dafu.agents.assembly import add_agents
 from dafu.agents.watchdog import (
@@ -33,6 +31,7 @@ from dafu.loading import load_stages, source_mapping
 from dafu.logs import logging_config
 from dafu.memory import keep_freed_memory
 from dafu.settings import Settings, load_settings
+from dafu.streaming.credentials import broker_credentials
 from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
 from dafu.topics import LARGEST_BATCH, changelog_config, stream_config
@@ -60,7 +59,7 @@ class App(faust.App):  # type: ignore[misc]
         super().__init__(
             settings.app_id,
             broker=[f"dafu://{server}" for server in settings.bootstrap_servers],
-            broker_credentials=_credentials(settings),
+            broker_credentials=broker_credentials(settings.security),
             broker_commit_interval=settings.commit_interval_s,
             broker_max_poll_records=settings.batch_records,
             broker_request_timeout=40.0,
@@ -167,22 +166,6 @@ class App(faust.App):  # type: ignore[misc]
             recovery_buffer_size=16,
         )
         return table
-
-
-def _credentials(settings: Settings) -> CredentialsT | None:
-    options = settings.security.client_options()
-    context = options.get("ssl_context")
-    if settings.security.uses_oauth:
-        provider = options["sasl_oauth_token_provider"]
-        return faust.auth.OAuthCredentials(oauth_cb=provider, ssl_context=context)
-    if settings.security.uses_sasl:
-        return faust.auth.SASLCredentials(
-            username=options["sasl_plain_username"],
-            password=options["sasl_plain_password"],
-            mechanism=options["sasl_mechanism"],
-            ssl_context=context,
-        )
-    return faust.auth.SSLCredentials(context) if context is not None else None
 
 
 keep_freed_memory()
