@@ -58,6 +58,7 @@ class Memory:
         *,
         headers: ByteColumn | None = None,
         key_hashes: Any = None,
+        timestamps: None = None,
     ) -> None:
         own = [None] * len(keys) if headers is None else headers.tolist()
         for key, value, header in zip(keys.tolist(), values.tolist(), own, strict=True):
