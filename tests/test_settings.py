@@ -299,6 +299,16 @@ def test_sasl_needs_a_password() -> None:
     }
 
 
+def test_payments_come_from_no_topic_of_dafus_own() -> None:
+    assert load_settings({"DAFU_SOURCE_TOPIC": "decisions", "DAFU_TOPIC_PREFIX": "eu."})
+    for environ in (
+        {"DAFU_SOURCE_TOPIC": "decisions"},
+        {"DAFU_SOURCE_TOPIC": "core", "DAFU_TOPIC_NAMES": "labels=core"},
+    ):
+        found = problems(environ)
+        assert "is one of dafu's own topics" in found["source.topic"]
+
+
 OAUTH = {"DAFU_SECURITY_PROTOCOL": "sasl_plaintext", "DAFU_SASL_MECHANISM": "oauthbearer"}
 
 
@@ -314,6 +324,10 @@ def test_tokens_come_from_an_endpoint_or_a_file() -> None:
         found = problems(OAUTH | {"DAFU_OAUTH_TOKEN_URL": wrong})
         assert "https URL" in found["security.oauth_token_url"], wrong
     environ = OAUTH | {"DAFU_OAUTH_TOKEN_URL": "file:///run/token"}
+    for other in ({"DAFU_SASL_MECHANISM": "PLAIN"}, {"DAFU_SECURITY_PROTOCOL": "PLAINTEXT"}):
+        what = ", ".join(other.values())
+        unused = problems(environ | other)["security.oauth_token_url"]
+        assert f"is of no use with {what}" in unused
     options = load_settings(environ).security.client_options()
     provider = options.pop("sasl_oauth_token_provider")
     assert options == {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "OAUTHBEARER"}

@@ -15,8 +15,8 @@ agent                 reads                         writes
 ====================  ============================  ==========================================
 
 All of them write what they can not use to ``dead-letters``. There is a source only where payments
-come in other words than dafu's. Without a search for rings there are
-neither the last two agents nor the one for memberships, and nobody writes to their topics.
+come in other words than dafu's. Without a search for rings there are neither the last two agents
+nor the one for memberships, and nobody writes to their topics.
 """
 
 from __future__ import annotations

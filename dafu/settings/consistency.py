@@ -108,6 +108,14 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
         if key is not None and certificate is None:
             needs = setting.replace("key", "cert")
             yield Problem(setting, origin(setting), f"is of no use without {needs}", "both")
+    if security.oauth_token_url is not None and not security.uses_oauth:
+        with_what = security.sasl_mechanism if security.uses_sasl else security.protocol
+        yield Problem(
+            "security.oauth_token_url",
+            origin("security.oauth_token_url", "security.protocol", "security.sasl_mechanism"),
+            f"is of no use with {with_what}",
+            "with OAUTHBEARER",
+        )
     if security.ssl_certfile is not None and not security.uses_ssl:
         yield Problem(
             "security.ssl_certfile",

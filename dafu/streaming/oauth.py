@@ -52,6 +52,9 @@ class TokenSource(Struct, frozen=True):
     scope: str | None = None
     extensions: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"TokenSource({self.url!r})"  # and no secret
+
 
 class _Answer(Struct):
     """What counts of an endpoint's answer. Some write numbers as text."""

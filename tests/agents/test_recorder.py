@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from dafu.agents.recorder import Admit, RecorderAgent, admit_label, admit_membership
-from dafu.columns import ByteColumn
 from dafu.rings.membership import parse_membership_record
 from dafu.rings.records import MEMBERSHIP_RECORD, Membership, encode
 from dafu.schema import LABEL_RECORD, InvalidRecordError, parse_label_record
-from dafu.streaming.dead_letters import read_headers
-from dafu.streaming.records import RecordBatch, decode_headers
+from dafu.streaming.records import RecordBatch
+from tests.agents.recording import Sender, topic
 
 TIME = 1_700_000_000_000
 MEMBERSHIP = Membership("ann", "ring-1", TIME, 4, 0.8, 2, 1, "device \u00fc", 3)
@@ -25,32 +24,6 @@ LABEL = {
     "source": "analyst",
     "observed_at": TIME,
 }
-
-
-class Sender:
-    """Keeps what is sent, by topic."""
-
-    def __init__(self) -> None:
-        self.sent: dict[str, list[tuple[bytes | None, bytes | None, bytes | None]]] = {}
-
-    async def send(
-        self,
-        topic: str,
-        keys: ByteColumn,
-        values: ByteColumn,
-        headers: ByteColumn | None = None,
-        timestamps: None = None,
-    ) -> None:
-        assert timestamps is None, "they are of the time of writing"
-        own = [None] * len(keys) if headers is None else headers.tolist()
-        rows = zip(keys.tolist(), values.tolist(), own, strict=True)
-        self.sent.setdefault(topic, []).extend(rows)
-
-    post = send
-
-
-def topic(name: str) -> Any:
-    return SimpleNamespace(get_topic_name=lambda: name)
 
 
 def chunk(values: list[bytes | None]) -> RecordBatch:
@@ -78,15 +51,12 @@ async def test_memberships_are_keyed_by_user_and_what_is_none_is_set_aside() -> 
     ((key, value, _),) = sender.sent["transactions"]
     assert key == b"ann"
     assert value is not None and value.startswith(MEMBERSHIP_RECORD)
+    assert sender.times["transactions"] is None, "that of writing"
     assert parse_membership_record(value) == MEMBERSHIP
     assert agent.counters.rejected_by_reason == {"not_json": 1, "empty": 1}
     letters = sender.sent["dead"]
     assert [value for _, value, _ in letters] == [b"{", None]
-    origins = [
-        read_headers([(name, value or b"") for name, value in decode_headers(headers or b"")])
-        for _, _, headers in letters
-    ]
-    assert [origin.reason for origin in origins if origin] == ["not_json", "empty"]
+    assert [origin.reason for origin in sender.origins("dead")] == ["not_json", "empty"]
     counted = agent.counters
     assert (counted.records, counted.outputs, counted.rejected) == (3, 1, 2)
 

@@ -12,29 +12,14 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 
 from dafu.agents import source
 from dafu.agents.source import SourceAgent, SourceMissingError, admit_payment
-from dafu.columns import ByteColumn
 from dafu.ingest import load_mapping
 from dafu.streaming.records import RecordBatch
+from tests.agents.recording import Sender, topic
 
 TIME = 1_700_000_000_000
 
 
-class Sender:
-    """Keeps what is sent."""
-
-    def __init__(self) -> None:
-        self.sent: dict[str, Any] = {}
-
-    async def send(self, topic: str, keys: ByteColumn, values: ByteColumn, **more: Any) -> None:
-        self.sent[topic] = keys.tolist(), values.tolist(), more
-
-    post = send
-
-
 def agent(sender: Sender) -> SourceAgent:
-    def topic(name: str) -> Any:
-        return SimpleNamespace(get_topic_name=lambda: name)
-
     return SourceAgent(
         lambda: sender,  # type: ignore[arg-type,return-value]
         admit_payment(load_mapping("dafu")),
@@ -65,13 +50,17 @@ async def test_records_keep_their_times_and_get_the_users_key() -> None:
     ]
     before = time.time() * 1000
     await agent(sender).process([RecordBatch.of("core", 0, records)])
-    keys, values, more = sender.sent["transactions"]
-    assert keys == [b"u0", b"u2", b"u3"]
-    assert [json.loads(value)["transaction_id"] for value in values] == ["t0", "t2", "t3"]
-    first, unknown, last = more["timestamps"].tolist()
+    sent = [(key, json.loads(value or b"")) for key, value, _ in sender.sent["transactions"]]
+    assert [key for key, _ in sent] == [b"u0", b"u2", b"u3"]
+    assert [payment["transaction_id"] for _, payment in sent] == ["t0", "t2", "t3"]
+    times = sender.times["transactions"]
+    assert times is not None
+    first, unknown, last = times
     assert (first, last) == (TIME, TIME + 3)
     assert before - 1 <= unknown <= time.time() * 1000
-    assert sender.sent["dead"][1] == [b"{"]
+    ((_, letter, _),) = sender.sent["dead"]
+    (origin,) = sender.origins("dead")
+    assert (letter, origin.reason, origin.topic, origin.offset) == (b"{", "not_json", "core", 1)
 
 
 async def test_a_topic_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

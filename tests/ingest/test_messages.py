@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -169,8 +170,6 @@ def test_says_what_the_reader_of_files_says(document: dict[str, Any]) -> None:
 
 
 def _from_file(line: bytes, mapping: Mapping) -> bytes:
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as directory:
         path = Path(directory) / "a.jsonl"
         path.write_bytes(line)

@@ -24,7 +24,7 @@ fields:
   timestamp: booked
   country: {column: holder.country, optional: true}
 """
-SECOND_HALF = 300
+HALF = 300
 
 
 def in_other_words(value: bytes) -> bytes:
@@ -51,17 +51,17 @@ async def test_every_payment_is_decided_and_the_rest_set_aside(
         "DAFU_SOURCE_MAPPING": str(tmp_path / "core.yaml"),
     }
     await system.create(topic)
-    made = payments(2 * SECOND_HALF, seed=11)
+    made = payments(2 * HALF, seed=11)
     # By merchant: it does not matter how others choose partitions.
     said = [(json.loads(v)["merchant_id"].encode(), in_other_words(v)) for _, v in made]
     wrong = [(b"x", b"{"), (b"y", b'{"ref": "r", "holder": {"id": "u"}}')]
     with system.worker(**environment) as worker:
         await worker.ready()
-        await system.publish([*said[:SECOND_HALF], *wrong], topic=topic)
-        await system.decided(SECOND_HALF // 2, worker)
+        await system.publish([*said[:HALF], *wrong], topic=topic)
+        await system.decided(HALF // 2, worker)
         worker.kill()
         worker.start()
-        await system.publish(said[SECOND_HALF:], topic=topic)
+        await system.publish(said[HALF:], topic=topic)
         await system.decided(len(made), worker)
         await system.drained(worker)
     decided = by_transaction(await system.decisions())

@@ -147,3 +147,7 @@ def test_all_clients_of_a_process_share_a_token() -> None:
     source = TokenSource("https://login.example.com/token", "a", "b")
     assert provider_of(source) is provider_of(TokenSource(source.url, "a", "b"))
     assert provider_of(source) is not provider_of(TokenSource(source.url, "a", "c"))
+
+
+def test_a_source_does_not_show_its_secret() -> None:
+    assert "hunter2" not in repr(TokenSource("https://login.example.com/token", "a", "hunter2"))

@@ -15,7 +15,7 @@ from aiokafka.record.default_records import (
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c, decode_varint
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dafu.columns import NULL, ByteColumn
@@ -262,6 +262,8 @@ def of_producer(batch: bytes, producer: int, attributes: int) -> bytes:
     ),
     position=st.integers(0, 40),
 )
+@example([(7, "send"), (7, "abort"), (7, "send")], 0)
+@example([(7, "send"), (8, "send"), (-1, "send"), (7, "abort"), (8, "commit"), (7, "send")], 1)
 def test_aborted_transactions_are_left_out(steps: list[tuple[int, str]], position: int) -> None:
     batches: list[bytes] = []
     began: dict[int, int] = {}

@@ -57,8 +57,7 @@ class Memory:
         values: ByteColumn,
         *,
         headers: ByteColumn | None = None,
-        key_hashes: Any = None,
-        timestamps: None = None,
+        **_: Any,
     ) -> None:
         own = [None] * len(keys) if headers is None else headers.tolist()
         for key, value, header in zip(keys.tolist(), values.tolist(), own, strict=True):
