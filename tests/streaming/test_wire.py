@@ -427,6 +427,13 @@ def test_arbitrary_bytes_give_an_error_or_nothing_outside_of_them(
     assert_inside(found)
 
 
+def test_the_time_of_day_is_in_no_bytes() -> None:
+    (batch,) = encoded([(b"key", b"x" * 1000, [], 1_700_000_000_000)], 2000, GZIP)
+    packed = bytes(batch.data)[BATCH_OVERHEAD:]
+    assert packed[:2] == b"\x1f\x8b"
+    assert packed[4:8] == bytes(4), "RFC 1952: MTIME, 0 for none"
+
+
 @settings(deadline=None)
 @given(data=st.data(), records=described, max_bytes=st.integers(100, 2000))
 @pytest.mark.parametrize("compression", [0, GZIP])
