@@ -16,7 +16,7 @@ pinned, and `docs/architecture.md` says how each is used:
   `on_recovery_completed` for the others), and empties the agents' queues in between
 * `AIOKafkaConsumerThread.position`, `_create_worker_consumer`, and `_highwaters`, whose answer ends
   a recovery
-* aiokafka's fetcher: `_fetch_max_wait_ms`, and what `dafu.streaming.fetching` takes of it
+* aiokafka's fetcher: `_fetch_max_wait_ms`, `_fetch_task`, and what `dafu.streaming.fetching` takes of it
 * aiokafka's group coordinator, `_do_heartbeat`: whether this worker still belongs to its group
 * `Producer._producer`, the aiokafka producer, for its settings and its client
   (`dafu.streaming.sender`, `dafu.streaming.produce`, `dafu.streaming.metadata`), and
@@ -53,8 +53,21 @@ DEFAULT_BATCH_RECORDS: Final = 1000
 LOOK_SECONDS: Final = 0.2
 """How long to wait for news before looking again."""
 
+CANCEL_AGAIN_SECONDS: Final = 0.1
+
 NO_PARTITIONS_WAIT: Final = 0.1
 """Seconds between looks while no partition is assigned and active."""
+
+
+async def insist_on_end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended.
+
+    aiokafka's fetcher loses a cancellation that comes while it lets go of an assignment, and whoever
+    stops the consumer, as at the end of a worker during a rebalance, would wait for good.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCEL_AGAIN_SECONDS)
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -82,16 +95,21 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         """A consumer that reads what transactional producers have committed, and no more.
 
-        Faust asks for that only if it writes in transactions itself.
+        Faust asks for that only if it writes in transactions itself. It also gives an app without
+        tables an assignor that other workers of the group do not have, who keep some.
         """
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
+        self._assignor = self.consumer.app.assignor
+        consumer._partition_assignment_strategy = (self._assignor,)
         return consumer
 
     async def on_thread_stop(self) -> None:
         """Stop the consumer."""
         for task in self._beside:
             task.cancel()
+        if self._consumer is not None:
+            await insist_on_end(self._consumer._fetcher._fetch_task)
         await super().on_thread_stop()
 
     async def _beat(self, coordinator: Any) -> None:

@@ -75,6 +75,24 @@ async def test_a_blocked_event_loop_ends_its_worker_and_says_where(
         assert "blocked.py" in worker.output
 
 
+async def test_a_stop_during_a_rebalance_is_a_stop_in_order(
+    bootstrap: str, tmp_path: Path
+) -> None:
+    system = System(bootstrap, tmp_path, 2, app=BRISK, DAFU_RINGS="false")
+    with system.worker() as leader:
+        await leader.ready()
+        joins = leader.output.count("(Re-)joining group")
+        with system.worker() as newcomer:
+
+            async def rebalancing() -> bool:
+                return leader.output.count("(Re-)joining group") > joins
+
+            await eventually(rebalancing, "a rebalance", 30.0, leader, newcomer)
+            leader.stop()
+            await newcomer.ready()
+    assert "has not stopped within" not in leader.output
+
+
 async def test_a_stop_without_a_broker_ends_at_its_deadline_and_loses_nothing(
     tmp_path: Path,
 ) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from dafu.columns import ByteColumn
 from dafu.streaming.records import RecordBatch
-from dafu.streaming.transport import Consumer, Producer, Transport
+from dafu.streaming.transport import Consumer, Producer, Transport, insist_on_end
 from tests.integration.payments import by_transaction, in_memory, payments
 from tests.integration.worker import BRISK, DRAIN_SECONDS, NARROW, NARROW_LARGEST, System
 
@@ -383,6 +383,28 @@ async def test_a_seek_that_overtakes_a_delivery_drops_what_is_left_of_it() -> No
     await chunks.consumer._deliver_all(found, chunks.consumer._seeks, 0)
     assert len(chunks.delivered) == 1
     assert not any(chunks.consumer._read_offset.values())
+
+
+async def test_a_task_that_loses_a_cancellation_ends_all_the_same() -> None:
+    lost = 0
+
+    async def stubborn() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.sleep(60.0)
+            except asyncio.CancelledError:
+                lost += 1
+                if lost == 3:
+                    raise
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10.0):
+        await insist_on_end(task)
+    assert task.cancelled()
+    await insist_on_end(task)  # there is nothing left to do
+    assert lost == 3
 
 
 @pytest.mark.broker
