@@ -24,6 +24,9 @@ INSTALL = if $(1) -m pip config list | grep -q 'index-url'; then \
 # Where the bytecode of what is imported is not kept, a process takes a second longer to start.
 export PYTHONDONTWRITEBYTECODE :=
 
+# For as many tests at a time as there are cores: what trains models would take all cores for each.
+ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--fork-strategy fewest --no-header
 
@@ -69,7 +72,7 @@ demo: $(RUNTIME) ## broker, worker and generated traffic on this machine
 
 test: $(DEV) ## the tests, on the embedded broker (DAFU_TEST_BROKER=kafka: on Apache Kafka)
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/pytest -m "not broker" -n auto --dist worksteal
+	$(ONE_THREAD) $(BIN)/pytest -m "not broker" -n auto --dist worksteal
 	$(BIN)/pytest -m broker -n 3 --dist loadfile --no-loadscope-reorder
 else
 	$(BIN)/pytest $(ARGS)
