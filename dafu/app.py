@@ -151,13 +151,18 @@ class App(faust.App):  # type: ignore[misc]
             config=stream_config(topics, name),
         )
 
-    def packed_table(self, name: str, partitions: int | None = None) -> PackedTable:
+    def packed_table(
+        self, name: str, partitions: int | None = None, *, kept: bool = True
+    ) -> PackedTable:
         """A changelogged table of packed records in the configured store.
 
-        With as many partitions as the settings say, unless others are given.
+        With as many partitions as the settings say, unless others are given. One that is not kept
+        here is known by its changelog, of which this worker is assigned nothing.
         """
-        table: PackedTable = self.Table(
-            name,
+        table = PackedTable(
+            self,
+            name=name,
+            beacon=self.tables.beacon,
             key_type=bytes,
             value_type=bytes,
             partitions=partitions or self.settings.topics.partitions,
@@ -165,6 +170,8 @@ class App(faust.App):  # type: ignore[misc]
             # An event is a whole fetch. At 1 Faust leaves changelogs flowing after the recovery.
             recovery_buffer_size=16,
         )
+        if kept:
+            self.tables.add(table)
         return table
 
 

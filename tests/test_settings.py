@@ -256,6 +256,29 @@ def test_a_decision_is_not_waited_for_longer_than_an_answer_may_take() -> None:
     assert load_settings(environ).web.longest_wait_ms == 36_000
 
 
+def test_a_worker_may_have_some_roles_only() -> None:
+    assert load_settings({}).worker_roles == ("decisions", "rings")
+    assert load_settings({"DAFU_WORKER_ROLES": "rings"}).worker_roles == ("rings",)
+    assert load_settings({"DAFU_WORKER_ROLES": "gateway"}).worker_roles == ("gateway",)
+    assert load_settings({"DAFU_RINGS": "false"}).worker_roles, "there are decisions to make"
+
+
+@pytest.mark.parametrize(
+    ("roles", "rings", "said"),
+    [
+        ("gateway,decisions", "true", "a gateway is nothing besides"),
+        ("rings", "false", "there is nothing to do"),
+        ("scores", "true", "is not right"),
+        (",", "true", "is not right"),
+    ],
+)
+def test_roles_that_make_no_worker(roles: str, rings: str, said: str) -> None:
+    (found,) = problems({"DAFU_WORKER_ROLES": roles, "DAFU_RINGS": rings}).items()
+    assert found[0] == "worker_roles"
+    assert said in found[1]
+    assert "gateway" in found[1] or "rings.enabled" in found[1]
+
+
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\ta: 1\n", "a: !!python/name:os.system\n"])
 def test_files_that_are_no_settings(tmp_path: Path, text: str) -> None:
     assert "dafu.yaml" in " ".join(problems(conf(tmp_path, text)).values())

@@ -17,11 +17,15 @@ agent                 reads                         writes
 All of them write what they can not use to ``dead-letters``. There is a source only where payments
 come in other words than dafu's. Without a search for rings there are neither the last two agents
 nor the one for memberships, and nobody writes to their topics.
+
+A worker runs all of them unless its roles are fewer: the last two have the role ``rings``, the
+others ``decisions``. Of agents that it does not run, and of their tables, it is assigned no
+partition; whoever asks it about them is sent on to those who are. A ``gateway`` runs none.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from dafu.agents.control import ControlAgent
 from dafu.agents.identifiers import IdentifiersAgent
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
     from dafu.ingest import Mapping
 
 __all__ = ["Agents", "add_agents"]
+
+FINDERS: Final = ("identifiers", "rings")
+"""Agents with the role `rings`."""
 
 
 class Agents(NamedTuple):
@@ -79,8 +86,10 @@ class Host(Protocol):
         """A topic of raw records; one that is not dafu's own is never created."""
         ...
 
-    def packed_table(self, name: str, partitions: int | None = None) -> PackedTable:
-        """A changelogged table of packed records."""
+    def packed_table(
+        self, name: str, partitions: int | None = None, *, kept: bool = True
+    ) -> PackedTable:
+        """A changelogged table of packed records; nothing of it is assigned if it is not kept."""
         ...
 
     def batch_sender(self) -> BatchSender:
@@ -109,6 +118,8 @@ def add_agents(
     dead_letters = app.bytes_topic(topics.dead_letters)
     shelf = Shelf({"scoring": merchants.model, "sequence": users.sequence})
     looking = app.settings.rings.enabled
+    roles = app.settings.worker_roles
+    deciding, finding = "decisions" in roles, "rings" in roles
     rings = RingTopics(identifiers, links, alerts) if looking else None
 
     def recorder(admit: Admit) -> RecorderAgent:
@@ -125,7 +136,7 @@ def add_agents(
     agents = Agents(
         labels=recorder(admit_label),
         control=ControlAgent(
-            app.packed_table("models"),
+            app.packed_table("models", kept=deciding),
             sender,
             shelf,
             merchants.rules,
@@ -134,7 +145,7 @@ def add_agents(
         ),
         users=UsersAgent(
             users,
-            app.packed_table("users"),
+            app.packed_table("users", kept=deciding),
             sender,
             shelf,
             forwarded=by_merchant,
@@ -143,7 +154,7 @@ def add_agents(
         ),
         merchants=MerchantsAgent(
             merchants,
-            app.packed_table("merchants"),
+            app.packed_table("merchants", kept=deciding),
             sender,
             shelf,
             decisions=app.bytes_topic(topics.decisions),
@@ -153,7 +164,7 @@ def add_agents(
         memberships=recorder(admit_membership) if looking else None,
         identifiers=IdentifiersAgent(
             IdentifierStage(),
-            app.packed_table("identifiers"),
+            app.packed_table("identifiers", kept=finding),
             sender,
             links=links,
             dead_letters=dead_letters,
@@ -162,7 +173,7 @@ def add_agents(
         else None,
         rings=RingsAgent(
             RingStage(),
-            app.packed_table("rings", partitions=1),
+            app.packed_table("rings", partitions=1, kept=finding),
             sender,
             alerts=alerts,
             memberships=membership,
@@ -184,5 +195,19 @@ def add_agents(
     if source is not None:
         sources["source"] = app.bytes_topic(app.settings.source.topic or "", own=False)
     for name, agent in agents.by_name().items():
-        app.agent(sources[name], name=name)(agent.run)
+        if finding if name in FINDERS else deciding:
+            app.agent(sources[name], name=name)(agent.run)
+    if not (deciding or finding):
+        gateways = app.bytes_topic(f"{app.settings.app_id}-gateways")
+        app.agent(gateways, name="gateway")(stand_by)
     return agents
+
+
+async def stand_by(stream: Any) -> None:
+    """Read a topic that nobody writes to, and so belong to the group, which knows who holds what.
+
+    Faust and Kafka have no members without a subscription.
+    """
+    await stream.channel.maybe_declare()
+    async for _ in stream:
+        pass

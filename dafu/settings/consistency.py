@@ -37,6 +37,21 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
                 f"{low:g} is not {relation} {upper}, which is {high:g}",
                 "thresholds in order: fraud <= block and medium < high < critical",
             )
+    roles, looking = settings.worker_roles, settings.rings.enabled
+    if "worker_roles" not in bad and "gateway" in roles and len(roles) > 1:
+        yield Problem(
+            "worker_roles",
+            origin("worker_roles"),
+            f"{','.join(roles)}: a gateway is nothing besides",
+            "decisions, rings or both, or gateway alone",
+        )
+    if not bad & {"worker_roles", "rings.enabled"} and {*roles} == {"rings"} and not looking:
+        yield Problem(
+            "worker_roles",
+            origin("worker_roles", "rings.enabled"),
+            "rings alone, and rings.enabled is false: there is nothing to do",
+            "decisions, or rings.enabled: true",
+        )
     topics = settings.topics
     if "topics.names" not in bad:
         renamed = Counter(each.partition("=")[0] for each in topics.names)

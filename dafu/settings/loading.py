@@ -31,6 +31,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "DAFU_BATCH_RECORDS": "batch_records",
     "DAFU_FETCH_MAX_WAIT_MS": "fetch_max_wait_ms",
     "DAFU_COMMIT_INTERVAL": "commit_interval_s",
+    "DAFU_WORKER_ROLES": "worker_roles",
     "DAFU_RULES": "rules_file",
     "MODEL_STORAGE_PATH": "model_path",
     "DAFU_SEQUENCE_MODEL": "sequence_model",

@@ -53,6 +53,13 @@ _TokenUrl = Annotated[
 _Extension = Annotated[str, Meta(pattern=r"\A[A-Za-z]+=[ -~]+\Z")]
 
 
+WorkerRole = Literal["decisions", "rings", "gateway"]
+"""What a worker is for."""
+
+_Roles = Annotated[
+    tuple[WorkerRole, ...],
+    Meta(min_length=1, description="decisions, rings or both, or gateway alone"),
+]
 _Days = Annotated[float, Meta(ge=0.0, le=36_500.0, description="a number of days; 0: for ever")]
 _Bound = Annotated[float, Meta(ge=1.0, le=86_400.0, description="seconds from 1 to 86400")]
 
@@ -307,6 +314,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     commit_interval_s: Annotated[
         float, Meta(ge=0.01, le=3600.0, description="seconds from 0.01 to 3600")
     ] = 1.0
+    worker_roles: _Roles = ("decisions", "rings")
+    """What this worker is for; a gateway answers HTTP and decides nothing."""
     rules_file: Path = field(default_factory=lambda: find_conf("rules.yaml", {}))
     sequence_model: Path | str | None = None
     """Package of the recurrent model that steps through each user's transactions, if any."""

@@ -38,6 +38,7 @@ MODELS: Final = ("model_path", "sequence_model")
 """Settings that name a package, by path or URL, or none."""
 
 LISTS: Final = (
+    "worker_roles",
     "topics.names",
     "security.oauth_extensions",
     "web.allowed_hosts",

@@ -16,7 +16,8 @@ pinned, and `docs/architecture.md` says how each is used:
   `on_recovery_completed` for the others), and empties the agents' queues in between
 * `AIOKafkaConsumerThread.position`, `_create_worker_consumer`, and `_highwaters`, whose answer ends
   a recovery
-* aiokafka's fetcher: `_fetch_max_wait_ms`, `_fetch_task`, and what `dafu.streaming.fetching` takes of it
+* aiokafka's fetcher: `_fetch_max_wait_ms`, `_fetch_task`, and what `dafu.streaming.fetching` takes
+  of it
 * aiokafka's group coordinator, `_do_heartbeat`: whether this worker still belongs to its group
 * `Producer._producer`, the aiokafka producer, for its settings and its client
   (`dafu.streaming.sender`, `dafu.streaming.produce`, `dafu.streaming.metadata`), and
@@ -62,8 +63,8 @@ NO_PARTITIONS_WAIT: Final = 0.1
 async def insist_on_end(task: asyncio.Task[Any]) -> None:
     """Cancel a task until it has ended.
 
-    aiokafka's fetcher loses a cancellation that comes while it lets go of an assignment, and whoever
-    stops the consumer, as at the end of a worker during a rebalance, would wait for good.
+    aiokafka's fetcher loses a cancellation that comes while it lets go of an assignment. Whoever
+    stops the consumer then, as a worker that is to stop during a rebalance, would wait for good.
     """
     while not task.done():
         task.cancel()

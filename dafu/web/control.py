@@ -19,6 +19,7 @@ from dafu.columns import ByteColumn
 from dafu.partitioner import partitions_for
 from dafu.registry import CONTROL_KEY, Event, Registry, encode_event
 from dafu.streaming.sender import SendError
+from dafu.tables.table import PackedTable
 from dafu.web.audit import Audit, Outcome
 from dafu.web.availability import incomplete
 from dafu.web.endpoints import Call
@@ -88,6 +89,14 @@ class ControlDesk:
         if isinstance(partition, web.Response):
             return partition
         return self.agent.registry(partition)
+
+    async def instead(self, request: web.Request, table: PackedTable) -> web.Response | None:
+        """The answer of a worker that holds some of a table, None if this one does or none is."""
+        app, changelog = self._reporter.app, table.changelog_topic_name
+        workers = holders(app, changelog)
+        if not workers or held_here(app, changelog):
+            return None
+        return await self._forwarder.forward(request, changelog, min(workers))
 
     async def ask(self, call: Call, event: Event, target: str) -> web.Response | None:
         """Publish an event and wait for what becomes of it; None once it was carried out.

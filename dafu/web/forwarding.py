@@ -57,9 +57,12 @@ def held_here(app: Any, changelog: str) -> set[int]:
 
 def holders(app: Any, changelog: str) -> dict[int, str]:
     """The URL of the worker that holds each partition of a table; none before an assignment."""
+    # Whoever led the group took the changelogs of tables that it does not keep for other topics.
+    told = (app.assignor.tables_metadata(), app.assignor.external_topics_metadata())
     return {
         partition: url
-        for url, topics in app.assignor.tables_metadata().items()
+        for by_worker in told
+        for url, topics in by_worker.items()
         for partition in topics.get(changelog, ())
     }
 

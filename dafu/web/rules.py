@@ -86,7 +86,7 @@ class RuleTest(Struct, frozen=True, forbid_unknown_fields=True):
 
     Without `rules`, those in force. With a `transaction`, as it would be published, every rule is
     traced on it, with `features` in place of those of a first transaction; without one, the rules
-    are tried on the transactions that the worker decided last.
+    are tried on the transactions that the worker, or one that decides, decided last.
     """
 
     rules: dict[str, Any] | None = None
@@ -163,6 +163,8 @@ def rule_endpoints(desk: ControlDesk, agent: MerchantsAgent) -> list[Endpoint]:
         rules = configured if document is None else await _compiled(document)
         if asked.transaction is not None:
             return answer(mask(Tested(explanation=await _traced(rules, asked)), call))
+        if (response := await desk.instead(call.request, agent.table)) is not None:
+            return response
         run = agent.recent.trial(rules)
         for _ in run.steps():
             await asyncio.sleep(0)

@@ -75,9 +75,7 @@ async def test_a_blocked_event_loop_ends_its_worker_and_says_where(
         assert "blocked.py" in worker.output
 
 
-async def test_a_stop_during_a_rebalance_is_a_stop_in_order(
-    bootstrap: str, tmp_path: Path
-) -> None:
+async def test_a_stop_during_a_rebalance_is_a_stop_in_order(bootstrap: str, tmp_path: Path) -> None:
     system = System(bootstrap, tmp_path, 2, app=BRISK, DAFU_RINGS="false")
     with system.worker() as leader:
         await leader.ready()

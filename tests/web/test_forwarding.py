@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientTimeout, web
 from aiohttp.test_utils import TestClient, TestServer
+from faust.types import TP
 
 from dafu.web import audit, control, forwarding
 from dafu.web.forwarding import FORWARDED, Forwarder
@@ -47,7 +48,9 @@ class Two:
         url = str(self.holder.make_url("/"))
         app: Any = SimpleNamespace(
             conf=SimpleNamespace(canonical_url="http://me:6066"),
-            assignor=SimpleNamespace(tables_metadata=lambda: {url: {CHANGELOG: [1]}}),
+            assignor=SimpleNamespace(
+                tables_metadata=lambda: {url: {CHANGELOG: [1]}}, external_topics_metadata=dict
+            ),
         )
         asked, forwarder = web.Application(), Forwarder(app)
 
@@ -126,6 +129,24 @@ async def test_changes_go_on_whole_to_whoever_holds_the_registry(
     answer = await worker.ask(path, method, document=document)
     assert (answer.status, answer.body) == (200, b'{"user_id":"a/b"}')
     assert [json.loads(body) for body in two.bodies] == [document]
+
+
+async def test_a_trial_of_rules_is_asked_of_who_decides(
+    two: Two, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"rules": {"version": 1, "rules": []}}
+    merchants = worker.agents.merchants.table.changelog_topic_name
+    # The leader keeps no merchants either, and takes their changelog for another topic.
+    held = {str(two.holder.make_url("/")): {merchants: [2, 1]}}
+    monkeypatch.setattr(worker.app.assignor, "tables_metadata", dict)
+    monkeypatch.setattr(worker.app.assignor, "external_topics_metadata", lambda: held)
+    monkeypatch.setattr(worker.app.assignor, "assigned_actives", set)
+    answer = await worker.ask("/v1/rules/test", "POST", document=document)
+    assert (answer.status, answer.body) == (200, b'{"user_id":"a/b"}')
+    assert [json.loads(body) for body in two.bodies] == [document]
+    monkeypatch.setattr(worker.app.assignor, "assigned_actives", lambda: {TP(merchants, 0)})
+    await worker.ask("/v1/rules/test", "POST", document=document)
+    assert len(two.bodies) == 1, "the one asked decides as well"
 
 
 async def test_nothing_is_handed_on_twice(two: Two) -> None:

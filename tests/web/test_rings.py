@@ -50,6 +50,7 @@ async def site() -> AsyncIterator[Site]:
     assignor = SimpleNamespace(
         assigned_actives=lambda: {TP(CHANGELOG, n) for n in group.get("http://me", [])},
         tables_metadata=lambda: {url: {CHANGELOG: numbers} for url, numbers in group.items()},
+        external_topics_metadata=dict,
     )
     reporter: Any = SimpleNamespace(
         app=SimpleNamespace(assignor=assignor, conf=SimpleNamespace(canonical_url="http://me")),
