@@ -333,22 +333,34 @@ def parse_document(raw: bytes | None, decode: Callable[[bytes], _T], what: str) 
     InvalidRecordError
         As `parse_transaction` does.
     """
+    text = present(raw)
+    if too_deep(text):
+        raise InvalidRecordError(
+            "too_deep", f"arrays and objects are nested more than {MAX_DEPTH} deep"
+        )
+    try:
+        return decode(text)
+    except msgspec.ValidationError as exc:
+        raise _explain(text, exc, what) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRecordError("not_json", f"not JSON: {exc}") from None
+
+
+def present(raw: bytes | None) -> bytes:
+    """A record's value, if it has one of a size that is read.
+
+    Raises
+    ------
+    InvalidRecordError
+        `empty` or `oversized`.
+    """
     if not raw:
         raise InvalidRecordError("empty", "the record has no value")
     if len(raw) > MAX_RECORD_BYTES:
         raise InvalidRecordError(
             "oversized", f"the record has {len(raw)} bytes; at most {MAX_RECORD_BYTES} are read"
         )
-    if too_deep(raw):
-        raise InvalidRecordError(
-            "too_deep", f"arrays and objects are nested more than {MAX_DEPTH} deep"
-        )
-    try:
-        return decode(raw)
-    except msgspec.ValidationError as exc:
-        raise _explain(raw, exc, what) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRecordError("not_json", f"not JSON: {exc}") from None
+    return raw
 
 
 def _explain(raw: bytes, exc: msgspec.ValidationError, what: str) -> InvalidRecordError:

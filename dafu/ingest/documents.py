@@ -1,4 +1,8 @@
-"""Values of one JSON document as a mapping finds them. Pure, and knows no table of columns."""
+"""Values of one document as a mapping finds them. Pure, and knows no table of columns.
+
+Documents have JSON's types, and `Decimal` where a format has exact numbers. Those stay exact: what
+becomes a float is rounded once, at the end.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -102,7 +107,7 @@ def _conversion(cast: Cast | None, source: Source) -> Callable[[Any], Any]:
     if cast == "text" and prefix:
         return lambda given: prefix + _text(given)
     if cast == "float" and divide != 1.0:
-        return lambda given: _number(given) / divide
+        return partial(_quotient, divisor=divide)
     if cast == "timestamp":
         return partial(_timestamp, unit=1000 if source.format == "epoch_s" else 1)
     return _CASTS[cast]
@@ -124,7 +129,7 @@ def _number(given: Any) -> float:
     value = math.nan
     if type(given) is float:
         value = given
-    elif isinstance(given, int | float) and not isinstance(given, bool):
+    elif isinstance(given, int | float | Decimal) and not isinstance(given, bool):
         with contextlib.suppress(OverflowError):  # an integer of hundreds of digits
             value = float(given)
     if not math.isfinite(value):
@@ -132,19 +137,34 @@ def _number(given: Any) -> float:
     return value
 
 
+def _quotient(given: Any, divisor: float) -> float:
+    value = _number(given)
+    if not isinstance(given, Decimal):
+        return value / divisor
+    over, under = given.as_integer_ratio()
+    times, parts = divisor.as_integer_ratio()
+    try:
+        return (over * parts) / (under * times)
+    except OverflowError as exc:
+        raise ValueError(given) from exc
+
+
 def _text(given: Any) -> str:
     if type(given) is str and given:
         return given
+    if isinstance(given, Decimal):
+        return format(given, "f")
     if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
         raise ValueError(given)
     return str(given)
 
 
 def _int(given: Any) -> int:
-    value = _number(given)
-    if not value.is_integer() or abs(value) >= 2**63:
+    _number(given)
+    value = int(given)
+    if value != given or abs(value) >= 2**63:
         raise ValueError(given)
-    return int(given)
+    return value
 
 
 def _bool(given: Any) -> bool:

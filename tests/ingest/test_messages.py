@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dafu.ingest import Mapping, TransactionReader, load_mapping, to_records
-from dafu.ingest.messages import Translator
+from dafu.ingest.messages import Translator, framed_json_document
 from dafu.schema import InvalidRecordError, parse_transaction
+from tests.schema_registry import framed
 
 CORE: dict[str, Any] = {
     "fields": {
@@ -116,6 +119,73 @@ def test_what_is_no_object_is_refused(raw: bytes, reason: str) -> None:
 def test_amounts_in_cents() -> None:
     fields = {**CORE["fields"], "amount": {"column": "cents", "divide": 100}}
     assert translated({**PAYMENT, "cents": 1235}, fields=fields)["amount"] == 12.35
+
+
+def exact(document: dict[str, Any], divide: float = 1.0) -> dict[str, Any]:
+    """What becomes of a document that has exact numbers, as JSON has none."""
+    fields = {**CORE["fields"], "amount": {"column": "cents", "divide": divide}}
+    mapping = Mapping({**CORE, "fields": fields}, "m.yaml")
+    _, value = Translator(mapping, lambda _: {**PAYMENT, **document}).translate(b"")
+    found: dict[str, Any] = json.loads(value, parse_float=Decimal)
+    return found
+
+
+@given(
+    st.decimals(0, 10**11, places=6) | st.decimals(0, 10**6, places=18),
+    st.sampled_from([1.0, 100.0, 1000.0, 0.1, 3.0]),
+)
+def test_exact_numbers_are_rounded_once(cents: Decimal, divide: float) -> None:
+    expected = float(Fraction(cents) / Fraction(divide))
+    assert float(exact({"cents": cents}, divide)["amount"]) == expected
+
+
+def test_exact_numbers_keep_their_digits_where_they_are_no_amounts() -> None:
+    digits = Decimal("-12345678901234567890.123456789012345678")
+    document = {"cents": 1, "note": digits, "TXN_REF": Decimal("123456789012345678901")}
+    found = exact({**document, "VISITS": Decimal("9007199254740993")})
+    assert found["note"] == digits
+    assert found["transaction_id"] == "eu-123456789012345678901"
+    assert found["visits"] == 2**53 + 1
+    assert exact({"cents": Decimal(1), "booked": Decimal("1600000000.25")})["timestamp"] == (
+        1_600_000_000_250
+    )
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"cents": Decimal("1E+400")},
+        {"cents": 1, "VISITS": Decimal("9007199254740992.5")},
+        {"cents": 1, "VISITS": Decimal("1E+19")},
+    ],
+)
+def test_exact_numbers_that_do_not_fit(document: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRecordError) as refused:
+        exact(document)
+    assert refused.value.reason == "invalid_field"
+
+
+def test_a_quotient_that_is_no_number() -> None:
+    with pytest.raises(InvalidRecordError, match="is no float"):
+        exact({"cents": Decimal("1E+300")}, 1e-300)
+
+
+def test_json_behind_the_id_of_a_schema() -> None:
+    translator = Translator(Mapping(CORE, "m.yaml"), framed_json_document)
+    text = json.dumps(PAYMENT).encode()
+    assert translator.translate(framed(12, text)) == Translator(Mapping(CORE, "m.yaml")).translate(
+        text
+    )
+    for raw, reason in (
+        (text, "not_framed"),
+        (framed(12, b"{"), "not_json"),
+        (framed(12, b""), "empty"),
+        (framed(12, b"[]"), "not_an_object"),
+        (None, "empty"),
+    ):
+        with pytest.raises(InvalidRecordError) as refused:
+            translator.translate(raw)
+        assert refused.value.reason == reason
 
 
 def test_a_mapping_may_insist_on_knowing_everything() -> None:
