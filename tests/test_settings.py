@@ -332,6 +332,73 @@ def test_payments_come_from_no_topic_of_dafus_own() -> None:
         assert "is one of dafu's own topics" in found["source.topic"]
 
 
+AVRO = {
+    "DAFU_SOURCE_TOPIC": "core",
+    "DAFU_SOURCE_FORMAT": "Avro",
+    "DAFU_SCHEMA_REGISTRY_URLS": "https://one:8081/api, https://two",
+}
+
+
+def test_avro_needs_a_registry_and_a_topic() -> None:
+    settings = load_settings(AVRO)
+    assert settings.source.format == "avro"
+    assert settings.schema_registry.urls == ("https://one:8081/api", "https://two")
+
+    def without(name: str) -> dict[str, str]:
+        return problems({k: v for k, v in AVRO.items() if k != name})
+
+    (found,) = without("DAFU_SCHEMA_REGISTRY_URLS").items()
+    assert found[0] == "schema_registry.urls"
+    assert "is missing, and avro needs it; allowed: set DAFU_SCHEMA_REGISTRY_URLS" in found[1]
+    (found,) = without("DAFU_SOURCE_TOPIC").items()
+    assert found[0] == "source.format"
+    assert "avro is of no use without source.topic" in found[1]
+    (found,) = without("DAFU_SOURCE_FORMAT").items()
+    assert found[0] == "schema_registry.urls"
+    assert "is of no use with json" in found[1]
+    framed = problems(AVRO | {"DAFU_SOURCE_FORMAT": "json-schema"})
+    assert "is of no use with json-schema" in framed["schema_registry.urls"]
+    assert load_settings({"DAFU_SOURCE_TOPIC": "core", "DAFU_SOURCE_FORMAT": "json-schema"})
+    # What is wrong by itself is told once.
+    assert list(problems(AVRO | {"DAFU_SOURCE_FORMAT": "protobuf"})) == ["source.format"]
+    for wrong in ("registry:8081", "ftp://a", "https://u:p@a", "https://a?b", "https://"):
+        assert list(problems(AVRO | {"DAFU_SCHEMA_REGISTRY_URLS": wrong})) == [
+            "schema_registry.urls"
+        ]
+    assert "DAFU_SCHEMA_REGISTRY_URL" in problems({"DAFU_SCHEMA_REGISTRY_URL": "https://one"})
+
+
+def test_a_registrys_user_and_password_belong_together_and_stay_hidden(tmp_path: Path) -> None:
+    login = {"DAFU_SCHEMA_REGISTRY_USER": "u", "DAFU_SCHEMA_REGISTRY_PASSWORD": "hunter2"}
+    settings = load_settings(AVRO | login)
+    assert settings.schema_registry.password == "hunter2"
+    assert "hunter2" not in settings.describe() + repr(settings)
+    for name in ("user", "password"):
+        variable = f"DAFU_SCHEMA_REGISTRY_{name.upper()}"
+        (found,) = problems(AVRO | {k: v for k, v in login.items() if k != variable}).items()
+        assert found[0] == f"schema_registry.{name}"
+        assert "is missing; allowed: user and password, or neither" in found[1]
+    assert "schema_registry.user" in problems(AVRO | login | {"DAFU_SCHEMA_REGISTRY_USER": "a:b"})
+    for url in ("http://registry:8081", "https://one,http://10.0.0.1", "http://localhost.org"):
+        clear = problems(AVRO | login | {"DAFU_SCHEMA_REGISTRY_URLS": url})
+        assert f"would go to {url.split(',')[-1]} in clear" in clear["schema_registry.password"]
+        assert "hunter2" not in str(clear)
+        assert load_settings(AVRO | {"DAFU_SCHEMA_REGISTRY_URLS": url})
+    for url in ("http://localhost:8081", "http://127.0.0.1", "http://[::1]:8081/api"):
+        assert load_settings(AVRO | login | {"DAFU_SCHEMA_REGISTRY_URLS": url})
+    written = problems(conf(tmp_path, "schema_registry: {password: hunter2}\n"))
+    assert "DAFU_SCHEMA_REGISTRY_PASSWORD" in written["schema_registry.password"]
+
+
+def test_a_registrys_certificates_are_files_that_belong_together(tmp_path: Path) -> None:
+    missing = problems(AVRO | {"DAFU_SCHEMA_REGISTRY_SSL_CAFILE": "no/such/ca.pem"})
+    assert "there is no file" in missing["schema_registry.ssl_cafile"]
+    (tmp_path / "key.pem").write_text("")
+    key = {"DAFU_SCHEMA_REGISTRY_SSL_KEYFILE": str(tmp_path / "key.pem")}
+    unused = problems(AVRO | key)["schema_registry.ssl_keyfile"]
+    assert "is of no use without schema_registry.ssl_certfile" in unused
+
+
 OAUTH = {"DAFU_SECURITY_PROTOCOL": "sasl_plaintext", "DAFU_SASL_MECHANISM": "oauthbearer"}
 
 

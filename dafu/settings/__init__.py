@@ -4,6 +4,7 @@ This package knows no Kafka client, no Faust and nothing of fraud: it turns text
 values and says where a bad one came from.
 """
 
+from dafu.settings.clients import SchemaRegistry, Security
 from dafu.settings.files import find_conf
 from dafu.settings.loading import ENVIRONMENT, load_settings
 from dafu.settings.model import (
@@ -11,7 +12,6 @@ from dafu.settings.model import (
     Limits,
     Log,
     Rings,
-    Security,
     Settings,
     Topics,
 )
@@ -27,6 +27,7 @@ __all__ = [
     "Log",
     "Problem",
     "Rings",
+    "SchemaRegistry",
     "Security",
     "Settings",
     "SettingsError",

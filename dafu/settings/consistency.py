@@ -5,8 +5,9 @@ Pure: settings in, problems out.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from dafu.settings.model import Settings
@@ -17,6 +18,8 @@ _ORDERED: Final = (
     ("thresholds.medium", "thresholds.high", True),
     ("thresholds.high", "thresholds.critical", True),
 )
+
+_IN_CLEAR: Final = re.compile(r"http://(?!(127\.0\.0\.1|\[::1\]|localhost)([:/]|\Z))")
 
 
 def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
@@ -69,6 +72,7 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
             f"{settings.source.topic} is one of dafu's own topics",
             "a topic that others write to",
         )
+    yield from _source(settings, bad, origin)
     replication = {"topics.min_insync_replicas", "topics.replication_factor"}
     if not bad & replication and topics.min_insync_replicas > topics.replication_factor:
         yield Problem(
@@ -116,9 +120,11 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
                     f"is missing, and {what} needs it",
                     f"set {variable}",
                 )
+    registry = settings.schema_registry
     for setting, key, certificate in (
         ("web.tls_key", web.tls_key, web.tls_cert),
         ("security.ssl_keyfile", security.ssl_keyfile, security.ssl_certfile),
+        ("schema_registry.ssl_keyfile", registry.ssl_keyfile, registry.ssl_certfile),
     ):
         if key is not None and certificate is None:
             needs = setting.replace("key", "cert")
@@ -148,3 +154,43 @@ def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:
             f"an identity provider needs {missing} as well",
             "issuer, audience and JWKS URL together",
         )
+
+
+def _source(settings: Settings, bad: set[str], origin: Callable[..., str]) -> Iterator[Problem]:
+    """Of payments in other words, and of the registry with their schemas."""
+    source, registry = settings.source, settings.schema_registry
+    if source.format != "json" and source.topic is None and "source.topic" not in bad:
+        yield Problem(
+            "source.format",
+            origin("source.format"),
+            f"{source.format} is of no use without source.topic",
+            "set DAFU_SOURCE_TOPIC",
+        )
+    if "schema_registry.urls" in bad or "source.format" in bad:
+        return
+    if source.format == "avro" and not registry.urls:
+        yield Problem(
+            "schema_registry.urls",
+            origin("source.format"),
+            "is missing, and avro needs it",
+            "set DAFU_SCHEMA_REGISTRY_URLS",
+        )
+    if source.format != "avro" and registry.urls:
+        yield Problem(
+            "schema_registry.urls",
+            origin("schema_registry.urls", "source.format"),
+            f"is of no use with {source.format}",
+            "with avro",
+        )
+    login = {"schema_registry.user": registry.user, "schema_registry.password": registry.password}
+    for name, value in login.items():
+        if value is None and any(login.values()) and not bad & set(login):
+            yield Problem(name, origin(*login), "is missing", "user and password, or neither")
+    for url in registry.urls:
+        if registry.password is not None and _IN_CLEAR.match(url):
+            yield Problem(
+                "schema_registry.password",
+                origin("schema_registry.password", "schema_registry.urls"),
+                f"would go to {url} in clear",
+                "with https (http on loopback only)",
+            )

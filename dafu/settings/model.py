@@ -5,15 +5,14 @@ This module reads no file and no environment; `dafu.settings.loading` does.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
-from msgspec import Meta, Struct, field, structs
+from msgspec import Meta, Struct, field
 
+from dafu.settings.clients import SchemaRegistry, Security
 from dafu.settings.files import PACKAGE, find_conf
-from dafu.settings.problems import Problem, SettingsError
 from dafu.settings.web import Access, Web
 from dafu.stages.decide import Thresholds
 
@@ -41,16 +40,6 @@ TOPICS: Final = (
 
 _Renamed = Annotated[str, Meta(pattern=rf"\A({'|'.join(TOPICS)})=[A-Za-z0-9._-]{{1,249}}\Z")]
 _Brokers = Annotated[str, Meta(description="host:port[,host:port...], with or without kafka://")]
-
-
-_TokenUrl = Annotated[
-    str,
-    Meta(
-        pattern=r"\A(https://|http://(127\.0\.0\.1|\[::1\]|localhost)[:/]|file:///)\S+\Z",
-        description="an https URL (http on loopback only), or file:///path",
-    ),
-]
-_Extension = Annotated[str, Meta(pattern=r"\A[A-Za-z]+=[ -~]+\Z")]
 
 
 WorkerRole = Literal["decisions", "rings", "gateway"]
@@ -174,6 +163,8 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
     """None: nowhere; producers write transactions as dafu has them."""
     mapping: str = "dafu"
     """Name or path of the mapping that says what is what."""
+    format: Literal["json", "avro", "json-schema"] = "json"
+    """What a record is: JSON, or Avro or JSON behind the id of its schema in a registry."""
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,91 +203,6 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["text", "json"] = "text"
 
 
-class Security(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to talk to brokers that ask who is there. Secrets come from the environment."""
-
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "PLAIN"
-    sasl_user: str | None = None
-    """With OAUTHBEARER the client's id, and the password is its secret."""
-    sasl_password: str | None = None
-    oauth_token_url: _TokenUrl | None = None
-    oauth_scope: str | None = None
-    oauth_extensions: Annotated[tuple[_Extension, ...], Meta(description="name=value,...")] = ()
-    ssl_cafile: Path | None = None
-    ssl_certfile: Path | None = None
-    ssl_keyfile: Path | None = None
-    ssl_key_password: str | None = None
-
-    def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{name}={'***' if f'security.{name}' in SECRET and value else repr(value)}"
-            for name, value in structs.asdict(self).items()
-        )
-        return f"Security({shown})"
-
-    @property
-    def uses_sasl(self) -> bool:
-        """Whether clients log in."""
-        return self.protocol.startswith("SASL_")
-
-    @property
-    def uses_oauth(self) -> bool:
-        """Whether they do so with tokens."""
-        return self.uses_sasl and self.sasl_mechanism == "OAUTHBEARER"
-
-    @property
-    def uses_ssl(self) -> bool:
-        """Whether connections are encrypted."""
-        return self.protocol.endswith("SSL")
-
-    def client_options(self) -> dict[str, Any]:
-        """Keyword arguments for an aiokafka client, producer or consumer.
-
-        Raises
-        ------
-        SettingsError
-            When the CA file can not be read as certificates, or certificate and key can not be
-            used.
-        """
-        options: dict[str, Any] = {"security_protocol": self.protocol}
-        if self.uses_ssl:
-            options["ssl_context"] = self._ssl_context()
-        if self.uses_sasl:
-            options["sasl_mechanism"] = self.sasl_mechanism
-        if self.uses_oauth:
-            from dafu.streaming.oauth import TokenSource, provider_of
-
-            source = TokenSource(
-                self.oauth_token_url or "",
-                self.sasl_user,
-                self.sasl_password,
-                self.oauth_scope,
-                tuple(self.oauth_extensions),
-            )
-            options["sasl_oauth_token_provider"] = provider_of(source)
-        elif self.uses_sasl:
-            options["sasl_plain_username"] = self.sasl_user
-            options["sasl_plain_password"] = self.sasl_password
-        return options
-
-    def _ssl_context(self) -> ssl.SSLContext:
-        name, allowed = "ssl_cafile", "a PEM file of CA certificates"
-        cafile = None if self.ssl_cafile is None else str(self.ssl_cafile)
-        try:
-            context = ssl.create_default_context(cafile=cafile)
-            if self.ssl_certfile is not None:
-                name, allowed = "ssl_certfile", "certificate and key that belong together, PEM"
-                # With None it would ask at a terminal for the password of a key that has one.
-                password = self.ssl_key_password or ""
-                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
-        except OSError as exc:
-            what = f"can not be loaded: {exc}"
-            origin = str(getattr(self, name))
-            raise SettingsError([Problem(f"security.{name}", origin, what, allowed)]) from exc
-        return context
-
-
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set. Build it with `load_settings`, or directly in tests."""
 
@@ -322,6 +228,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     model_path: Path | str | None = PACKAGE / "models" / "default"
     topics: Topics = Topics()
     source: Source = Source()
+    schema_registry: SchemaRegistry = SchemaRegistry()
     thresholds: Thresholds = Thresholds()
     limits: Limits = Limits()
     rings: Rings = Rings()
@@ -370,6 +277,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 GROUPS: Final[dict[str, type[Struct]]] = {
     "topics": Topics,
     "source": Source,
+    "schema_registry": SchemaRegistry,
     "thresholds": Thresholds,
     "limits": Limits,
     "rings": Rings,
@@ -392,5 +300,9 @@ def _settings() -> Iterator[tuple[str, Any]]:
 
 SETTINGS: Final[dict[str, Any]] = dict(_settings())
 SECRET: Final = frozenset(
-    {"security.sasl_password", "security.ssl_key_password", "web.admin_key", "web.redis_url"}
+    {
+        *("security.sasl_password", "security.ssl_key_password"),
+        *("schema_registry.password", "schema_registry.ssl_key_password"),
+        *("web.admin_key", "web.redis_url"),
+    }
 )

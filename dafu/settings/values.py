@@ -41,6 +41,7 @@ LISTS: Final = (
     "worker_roles",
     "topics.names",
     "security.oauth_extensions",
+    "schema_registry.urls",
     "web.allowed_hosts",
     "web.cors_origins",
     "web.analyze_dirs",
@@ -52,6 +53,7 @@ LISTS: Final = (
 _FILES: Final = (
     "rules_file",
     *("security.ssl_cafile", "security.ssl_certfile", "security.ssl_keyfile"),
+    *(f"schema_registry.{name}" for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")),
     *("web.tls_cert", "web.tls_key"),
 )
 
@@ -82,7 +84,7 @@ def _normal(name: str, text: str) -> str:
         return text.removesuffix("://").lower()
     if name in ("log.level", "security.protocol", "security.sasl_mechanism"):
         return "WARNING" if text.upper() == "WARN" else text.upper()
-    return text.lower() if name == "log.format" else text
+    return text.lower() if name in ("log.format", "source.format") else text
 
 
 def _broker(text: str) -> str:

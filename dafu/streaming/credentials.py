@@ -5,7 +5,7 @@ from __future__ import annotations
 from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 from faust.types.auth import CredentialsT
 
-from dafu.settings.model import Security
+from dafu.settings import Security
 
 __all__ = ["broker_credentials"]
 
