@@ -27,7 +27,7 @@ from dafu.agents.watchdog import (
     stop_within,
 )
 from dafu.errors import DafuError
-from dafu.loading import load_stages, source_mapping
+from dafu.loading import load_stages, source_payments
 from dafu.logs import logging_config
 from dafu.memory import keep_freed_memory
 from dafu.settings import Settings, load_settings
@@ -180,13 +180,13 @@ mode.loop.use("uvloop")
 try:
     settings = load_settings()
     user_stage, merchant_stage = load_stages(settings)
-    mapping = source_mapping(settings.source)
+    payments = source_payments(settings)
     app = App(settings)
 except DafuError as exc:
     # Faust imports this module before it can report anything itself: no traceback, exit status 1.
     raise SystemExit(f"dafu can not start: {exc}") from exc
 
-agents = add_agents(app, user_stage, merchant_stage, mapping)
+agents = add_agents(app, user_stage, merchant_stage, payments)
 reporter = register_web(app, agents, settings)
 app.watch(reporter.situation)
 

@@ -1,25 +1,26 @@
 """The stages as the settings want them: reads the rule file and the model package.
 
-Worker, file scoring and tools build their stages here, so that all of them decide alike.
+Worker, file scoring and tools build their stages here, so that all of them decide alike. What
+reads payments in other words is made here as well.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dafu.errors import DafuError
 from dafu.features.catalogue import ALIASES, CATALOGUE_HASH
 from dafu.models.errors import ModelPackageError
 from dafu.models.package import load_model, load_package
 from dafu.models.recurrent import RecurrentModel
 from dafu.rules import load_rules
 from dafu.settings import Settings
-from dafu.settings.model import Source
 from dafu.stages.merchants import MerchantStage
 from dafu.stages.names import RULE_NAMES
 from dafu.stages.users import UserStage
 
 if TYPE_CHECKING:
-    from dafu.ingest import Mapping
+    from dafu.agents.source import Payments
 
 
 def load_stages(
@@ -58,16 +59,38 @@ def load_stages(
     )
 
 
-def source_mapping(source: Source) -> Mapping | None:
-    """The mapping of the payments on the source topic; None if there is no such topic.
+class SourceFormatError(DafuError):
+    """Payments are to be read in a format for which something is not installed."""
+
+
+def source_payments(settings: Settings) -> Payments | None:
+    """How the payments on the source topic are read; None if there is no such topic.
 
     Raises
     ------
-    MappingError
-        If there is no such mapping, or it is wrong.
+    DafuError
+        If there is no such mapping, or it is wrong; if the format wants what is not installed; if
+        certificates for the schema registry can not be used.
     """
+    source = settings.source
     if source.topic is None:
         return None
+    from dafu.agents.source import AvroSchemas, Payments
     from dafu.ingest import load_mapping
+    from dafu.ingest.messages import Translator, framed_json_document
+    from dafu.streaming.schema_registry import SchemaRegistryClient
 
-    return load_mapping(source.mapping)
+    mapping = load_mapping(source.mapping)
+    if source.format == "json":
+        return Payments(Translator(mapping))
+    if source.format == "json-schema":
+        return Payments(Translator(mapping, framed_json_document))
+    try:
+        from dafu.ingest.avro import AvroReader
+    except ImportError as exc:
+        raise SourceFormatError(
+            "payments in Avro (DAFU_SOURCE_FORMAT=avro) need the package fastavro: "
+            "pip install 'dafu[avro]'"
+        ) from exc
+    schemas = AvroSchemas(AvroReader(), SchemaRegistryClient(settings.schema_registry))
+    return Payments(Translator(mapping, schemas.reader.read), schemas)

@@ -44,8 +44,7 @@ from dafu.streaming.sender import BatchSender
 from dafu.tables.table import PackedTable
 
 if TYPE_CHECKING:
-    from dafu.agents.source import SourceAgent
-    from dafu.ingest import Mapping
+    from dafu.agents.source import Payments, SourceAgent
 
 __all__ = ["Agents", "add_agents"]
 
@@ -102,11 +101,11 @@ class Host(Protocol):
 
 
 def add_agents(
-    app: Host, users: UserStage, merchants: MerchantStage, mapping: Mapping | None = None
+    app: Host, users: UserStage, merchants: MerchantStage, payments: Payments | None = None
 ) -> Agents:
     """Give the app its agents; these stages have the models that the worker is configured with.
 
-    `mapping` is that of the payments on the source topic, None if there is none.
+    `payments` says how those on the source topic are read, None if there is none.
     """
     topics, sender = app.settings.topics, app.batch_sender
     transactions = app.bytes_topic(topics.transactions)
@@ -126,12 +125,11 @@ def add_agents(
         return RecorderAgent(sender, admit, topic=transactions, dead_letters=dead_letters)
 
     source: SourceAgent | None = None
-    if mapping is not None:
+    if payments is not None:
         # Mappings come with what reads files, which no other worker has to load.
-        from dafu.agents.source import SourceAgent, admit_payment
+        from dafu.agents.source import SourceAgent
 
-        admit = admit_payment(mapping)
-        source = SourceAgent(sender, admit, topic=transactions, dead_letters=dead_letters)
+        source = SourceAgent(sender, payments, topic=transactions, dead_letters=dead_letters)
 
     agents = Agents(
         labels=recorder(admit_label),

@@ -96,6 +96,9 @@ class RecorderAgent:
         """See that the topic is there which the records come from."""
         await source.maybe_declare()
 
+    async def look_up(self, batch: InputBatch) -> None:
+        """Fetch what has to be there when the records of a batch are checked."""
+
     def times(self, batch: InputBatch, rows: Sequence[int]) -> NDArray[np.int64] | None:  # noqa: ARG002
         """Timestamps for what these records of a batch became; None for the time of writing."""
         return None
@@ -103,6 +106,7 @@ class RecorderAgent:
     async def process(self, chunks: Sequence[RecordBatch]) -> None:
         """Check chunks of the topic and send on what is good."""
         batch = input_batch(chunks)
+        await self.look_up(batch)
         keys: list[bytes] = []
         values: list[bytes] = []
         rows: list[int] = []
