@@ -21,6 +21,7 @@ __all__ = ["Document", "Field", "MissingValueError", "Wanted"]
 
 _MISSING: Final[Any] = object()
 _LARGEST_MS: Final = 9.2e18
+_NUMBERS: Final = (int, float, Decimal)
 
 Document = Mapping[str, Any]
 Read = Callable[[Document], Any]
@@ -129,7 +130,7 @@ def _number(given: Any) -> float:
     value = math.nan
     if type(given) is float:
         value = given
-    elif isinstance(given, int | float | Decimal) and not isinstance(given, bool):
+    elif isinstance(given, _NUMBERS) and not isinstance(given, bool):
         with contextlib.suppress(OverflowError):  # an integer of hundreds of digits
             value = float(given)
     if not math.isfinite(value):
