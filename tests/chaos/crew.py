@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -113,6 +113,8 @@ class Crew:
         How large the batches of each life are and how slow its acknowledgements.
     broken : str or None
         One of `tests.chaos.faults.BREAKS`.
+    roles : mapping of str to str, optional
+        Roles of those places that do not do everything.
     """
 
     def __init__(
@@ -122,9 +124,11 @@ class Crew:
         choose: random.Random,
         journal: Journal,
         broken: str | None = None,
+        roles: Mapping[str, str] | None = None,
     ) -> None:
         self.system = system
         self.places = {name: Place(name, system.directory / name) for name in names}
+        self._roles = roles or {}
         self.journal = journal
         self.unexpected: list[str] = []
         self.hopeless = asyncio.Event()
@@ -147,6 +151,8 @@ class Crew:
         }
         if choose.random() < 0.5:
             environment["CHAOS_BATCH_BYTES"] = str(choose.choice([4_000, 16_000, 60_000]))
+        if roles := self._roles.get(place.name):
+            environment["DAFU_WORKER_ROLES"] = roles
         if self._broken:
             environment["CHAOS_BREAK"] = self._broken
         place.worker = self.system.worker(APP, **environment)

@@ -24,6 +24,9 @@ TICK: Final = 0.02
 FIRST_START_SECONDS: Final = 300.0
 """It may have to compile the kernels."""
 DRAIN_SECONDS: Final = 240.0
+EXTRA: Final = {"extra-1": "decisions", "extra-2": "rings"}
+"""Workers that come and go in a storm, and their roles: partitions of some topics change hands, of
+others not."""
 
 
 class Plan(msgspec.Struct):
@@ -67,9 +70,9 @@ async def run(
     )
     await system.create(system.topics.transactions, system.topics.labels)
     regular = [f"worker-{k}" for k in range(1, plan.workers + 1)]
-    extra = ["extra-1", "extra-2"] if any(h.kind == "storm" for h in plan.harms) else []
+    extra = EXTRA if any(h.kind == "storm" for h in plan.harms) else {}
     choose = random.Random(f"crew {plan.seed}")
-    with Crew(system, [*regular, *extra], choose, journal, plan.broken) as crew:
+    with Crew(system, [*regular, *extra], choose, journal, plan.broken, extra) as crew:
         for name in regular:
             crew.start(crew.places[name])
         assert await crew.ready(FIRST_START_SECONDS), "the workers did not start: " + "; ".join(
