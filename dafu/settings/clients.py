@@ -29,7 +29,39 @@ _User = Annotated[
 ]
 
 
-class Security(Struct, frozen=True, forbid_unknown_fields=True):
+class _TlsClient(Struct, frozen=True, forbid_unknown_fields=True):
+    """What connections of a client are encrypted with, and what it shows for itself."""
+
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_key_password: str | None = None
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name}={'***' if name.endswith('password') and value else repr(value)}"
+            for name, value in structs.asdict(self).items()
+        )
+        return f"{type(self).__name__}({shown})"
+
+    def _context(self, group: str) -> ssl.SSLContext:
+        key, allowed = "ssl_cafile", "a PEM file of CA certificates"
+        cafile = None if self.ssl_cafile is None else str(self.ssl_cafile)
+        try:
+            context = ssl.create_default_context(cafile=cafile)
+            if self.ssl_certfile is not None:
+                key, allowed = "ssl_certfile", "certificate and key that belong together, PEM"
+                # With None it would ask at a terminal for the password of a key that has one.
+                password = self.ssl_key_password or ""
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
+        except OSError as exc:
+            what = f"can not be loaded: {exc}"
+            origin = str(getattr(self, key))
+            raise SettingsError([Problem(f"{group}.{key}", origin, what, allowed)]) from exc
+        return context
+
+
+class Security(_TlsClient, frozen=True, forbid_unknown_fields=True):
     """How to talk to brokers that ask who is there. Secrets come from the environment."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -40,13 +72,6 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
     oauth_token_url: _TokenUrl | None = None
     oauth_scope: str | None = None
     oauth_extensions: Annotated[tuple[_Extension, ...], Meta(description="name=value,...")] = ()
-    ssl_cafile: Path | None = None
-    ssl_certfile: Path | None = None
-    ssl_keyfile: Path | None = None
-    ssl_key_password: str | None = None
-
-    def __repr__(self) -> str:
-        return _shown(self)
 
     @property
     def uses_sasl(self) -> bool:
@@ -74,7 +99,7 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
         """
         options: dict[str, Any] = {"security_protocol": self.protocol}
         if self.uses_ssl:
-            options["ssl_context"] = _ssl_context("security", self)
+            options["ssl_context"] = self._context("security")
         if self.uses_sasl:
             options["sasl_mechanism"] = self.sasl_mechanism
         if self.uses_oauth:
@@ -94,7 +119,7 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
         return options
 
 
-class SchemaRegistry(Struct, frozen=True, forbid_unknown_fields=True):
+class SchemaRegistry(_TlsClient, frozen=True, forbid_unknown_fields=True):
     """Where the schemas of payments are. Secrets come from the environment."""
 
     urls: Annotated[
@@ -104,13 +129,6 @@ class SchemaRegistry(Struct, frozen=True, forbid_unknown_fields=True):
     """Of one registry; the next one is asked where one does not answer."""
     user: _User | None = None
     password: str | None = None
-    ssl_cafile: Path | None = None
-    ssl_certfile: Path | None = None
-    ssl_keyfile: Path | None = None
-    ssl_key_password: str | None = None
-
-    def __repr__(self) -> str:
-        return _shown(self)
 
     def ssl_context(self) -> ssl.SSLContext:
         """What connections over https are made with.
@@ -120,30 +138,4 @@ class SchemaRegistry(Struct, frozen=True, forbid_unknown_fields=True):
         SettingsError
             As `Security.client_options` does.
         """
-        return _ssl_context("schema_registry", self)
-
-
-def _shown(group: Security | SchemaRegistry) -> str:
-    """A group without its secrets."""
-    shown = ", ".join(
-        f"{name}={'***' if name.endswith('password') and value else repr(value)}"
-        for name, value in structs.asdict(group).items()
-    )
-    return f"{type(group).__name__}({shown})"
-
-
-def _ssl_context(name: str, group: Security | SchemaRegistry) -> ssl.SSLContext:
-    key, allowed = "ssl_cafile", "a PEM file of CA certificates"
-    cafile = None if group.ssl_cafile is None else str(group.ssl_cafile)
-    try:
-        context = ssl.create_default_context(cafile=cafile)
-        if group.ssl_certfile is not None:
-            key, allowed = "ssl_certfile", "certificate and key that belong together, PEM"
-            # With None it would ask at a terminal for the password of a key that has one.
-            password = group.ssl_key_password or ""
-            context.load_cert_chain(group.ssl_certfile, group.ssl_keyfile, password)
-    except OSError as exc:
-        what = f"can not be loaded: {exc}"
-        origin = str(getattr(group, key))
-        raise SettingsError([Problem(f"{name}.{key}", origin, what, allowed)]) from exc
-    return context
+        return self._context("schema_registry")
