@@ -74,7 +74,6 @@ class App(faust.App):  # type: ignore[misc]
             producer_request_timeout=30.0,
             # Set here and not at the tables: a URL without a host counts as none given there.
             store=f"dafu-{settings.store}://",
-            Table=PackedTable,
             table_standby_replicas=0,
             agent_supervisor="mode:CrashingSupervisor",
             stream_buffer_maxsize=4096,  # the transport bounds what is in flight

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, structs
 
 from dafu.settings.problems import Problem, SettingsError
 
-__all__ = ["SchemaRegistry", "Security"]
+__all__ = ["LOOPBACK", "SchemaRegistry", "Security"]
+
+LOOPBACK: Final = r"(127\.0\.0\.1|\[::1\]|localhost)"
+"""Hosts in URLs to which a secret may go in clear, as a regular expression."""
 
 _TokenUrl = Annotated[
     str,
     Meta(
-        pattern=r"\A(https://|http://(127\.0\.0\.1|\[::1\]|localhost)[:/]|file:///)\S+\Z",
+        pattern=rf"\A(https://|http://{LOOPBACK}[:/]|file:///)\S+\Z",
         description="an https URL (http on loopback only), or file:///path",
     ),
 ]

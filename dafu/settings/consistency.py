@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from dafu.settings.clients import LOOPBACK
 from dafu.settings.model import Settings
 from dafu.settings.problems import Problem
 
@@ -19,7 +20,7 @@ _ORDERED: Final = (
     ("thresholds.high", "thresholds.critical", True),
 )
 
-_IN_CLEAR: Final = re.compile(r"http://(?!(127\.0\.0\.1|\[::1\]|localhost)([:/]|\Z))")
+_IN_CLEAR: Final = re.compile(rf"http://(?!{LOOPBACK}([:/]|\Z))")
 
 
 def contradictions(settings: Settings, bad: set[str]) -> Iterator[Problem]:

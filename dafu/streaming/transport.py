@@ -109,7 +109,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Stop the consumer."""
         for task in self._beside:
             task.cancel()
-        if self._consumer is not None:
+        # One that could not be started has no fetcher.
+        if self._consumer is not None and self._consumer._fetcher is not None:
             await insist_on_end(self._consumer._fetcher._fetch_task)
         await super().on_thread_stop()
 

@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import faust
 import numpy as np
 import pytest
+from aiokafka import AIOKafkaConsumer
 from faust.transport import by_url
 from faust.types import TP, ConsumerMessage
 from hypothesis import given
@@ -405,6 +406,13 @@ async def test_a_task_that_loses_a_cancellation_ends_all_the_same() -> None:
     assert task.cancelled()
     await insist_on_end(task)  # there is nothing left to do
     assert lost == 3
+
+
+async def test_a_consumer_that_could_not_be_started_is_stopped_all_the_same() -> None:
+    thread = Chunks().consumer._thread
+    thread._consumer = AIOKafkaConsumer(bootstrap_servers="127.0.0.1:9")
+    await thread.on_thread_stop()
+    assert thread._consumer._closed
 
 
 @pytest.mark.broker
